@@ -1,0 +1,26 @@
+"""Strict JAX for every test, on the CPU unless RANVIER_TEST_PLATFORM names another platform."""
+
+import os
+
+# Before JAX is imported. Tests compile many small programs and run each once or twice: LLVM's costly passes do not
+# pay. A compilation cache on disk would let one run hide what another one compiled.
+os.environ["JAX_PLATFORMS"] = os.environ.get("RANVIER_TEST_PLATFORM", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_llvm_disable_expensive_passes=true".strip()
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ["MPLBACKEND"] = "agg"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_enable_compilation_cache", False)
+
+
+@pytest.fixture
+def x64():
+    """64-bit numbers for one test."""
+    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
