@@ -1,73 +1,320 @@
-"""`Config`: every option of a training run, in one place."""
+"""`Config`: every option of a training run, in one place.
 
-from dataclasses import dataclass
+The command line, the TOML file and the documentation of the options are all made from the fields below: the text under
+a field is its help, the annotation its type, `RULES` what its value must satisfy.
+"""
+
+import difflib
+import math
+import tomllib
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ranvier.errors import RanvierError
 
 
 @dataclass(frozen=True)
 class Config:
+    """Options of a training run.
+
+    `Config()` is a valid run; `dataclasses.replace(config, lr=1e-2)` changes one option. Times are in ms.
+    """
+
     # data
     data: str = "speech"
+    """Data set: a name that `ranvier data` lists, or the path of an event file."""
     test_data: str | None = None
+    """Path of the file with the test samples; None: what the data set brings, or a part of its samples."""
     limit_train: int | None = None
+    """Use at most this many training samples [count]; None: all."""
     limit_validation: int | None = None
+    """Use at most this many validation samples [count]; None: all."""
     limit_test: int | None = None
+    """Use at most this many test samples [count]; None: all."""
+
     # network in space
     net: str = "3"
+    """Where delays come from: 0 none, inf a free delay per synapse, 1, 2, 3, ... positions in so many dimensions,
+    2e0.1 with slack 0.1, 2g0.1 on a lattice."""
     hidden: int = 100
+    """Hidden neurons [count]."""
     recurrent: bool = True
-    layout: str = "random"  # random | line | circle
+    """Connect the hidden neurons with each other."""
+    layout: Literal["random", "line", "circle"] = "random"
+    """Where the inputs start: at random, on a line along the first axis, or on a circle (2 dimensions or more)."""
     fixed_inputs: bool = False
-    position_sigma: float = 20.0  # ms
-    delay_mu: float = 8.0  # ms, free delays
-    delay_sigma: float = 1.0  # ms
-    match: str | None = None  # spec of a spatial network whose initial delays a free-delay network takes over
+    """Keep the input positions where they start."""
+    position_sigma: float = 20.0
+    """Standard deviation of the initial positions [ms]; distance is delay."""
+    delay_mu: float = 8.0
+    """Mean of the initial free delays [ms]."""
+    delay_sigma: float = 1.0
+    """Standard deviation of the initial free delays [ms]."""
+    match: str | None = None
+    """With net inf: start from exactly the delays of this spatial net, such as 3; None: from delay_mu, delay_sigma."""
+
     # neuron
-    neuron: str = "lif"  # lif | adex
-    tau_mem: float = 10.0  # ms
-    tau_syn: float = 2.0  # ms
+    neuron: Literal["lif", "adex"] = "lif"
+    """Neuron model: leaky integrate-and-fire, or adaptive exponential."""
+    tau_mem: float = 10.0
+    """Membrane time constant [ms]."""
+    tau_syn: float = 2.0
+    """Synaptic time constant [ms]."""
     threshold: float = 1.0
+    """Voltage at which a neuron fires [1]."""
     single_spike: bool = False
+    """Let each neuron fire at most once a sample."""
     adex_a: float = 0.01
+    """AdEx: adaptation per voltage [1/ms^2]."""
     adex_b: float = 0.02
-    adex_tau_w: float = 200.0  # ms
+    """AdEx: adaptation added by a spike [1/ms]."""
+    adex_tau_w: float = 200.0
+    """AdEx: time constant of the adaptation [ms]."""
     adex_delta_t: float = 0.1
-    adex_z0: float = 0.1  # initial adaptation
+    """AdEx: width of the exponential, in units of the threshold [1]."""
+    adex_z0: float = 0.1
+    """AdEx: adaptation at the start of a sample [1/ms]."""
+
     # readout
-    readout: str = "count"  # count | leaky-max | leaky-mean | first-spike
-    output_tau: float = 20.0  # ms, leaky readouts
+    readout: Literal["count", "leaky-max", "leaky-mean", "first-spike"] = "count"
+    """What the class is read from: spike counts, the maximum or mean of leaky integrators, or the first spike."""
+    output_tau: float = 20.0
+    """Time constant of the leaky readouts [ms]."""
+
     # weights
-    weight_scale_in: float | None = None  # None: 400 x {3, 10, 50} by hidden size
+    weight_scale_in: float | None = None
+    """Scale of the initial input weights [1]; None: 400 x 3, 10 or 50 by the number of hidden neurons."""
     weight_scale_rec: float = 35.0
+    """Scale of the initial recurrent weights [1]."""
     weight_scale_out: float = 1.0
+    """Scale of the initial readout weights [1]."""
     constant_weights: bool = False
+    """Start with equal weights in each matrix instead of random ones."""
     positive_weights: bool = False
+    """Keep input and recurrent weights at or above zero."""
+
     # simulation
-    scheme: str = "continuous"  # continuous | grid
-    dt: float = 1.0  # ms
-    duration: float | None = None  # ms, None: from the data
-    max_delay: float | None = None  # ms, None: 1.25 x the longest initial delay, grown when exceeded
-    precision: str = "float32"  # float32 | float64
+    scheme: Literal["continuous", "grid"] = "continuous"
+    """Time scheme: real-valued spike times and delays, or both rounded to whole steps."""
+    dt: float = 1.0
+    """Time step [ms]."""
+    duration: float | None = None
+    """Simulated time of a sample [ms]; None: from the data."""
+    max_delay: float | None = None
+    """Longest delay [ms]; None: 1.25 x the longest initial delay, grown when exceeded."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Floating-point type of the whole run."""
+
     # training
     epochs: int = 20
+    """Passes over the training samples [count]."""
     batch_size: int = 32
+    """Samples an update [count]."""
     lr: float = 1e-3
+    """Peak learning rate of Adam [1]."""
     delay_lr_scale: float = 10.0
-    warmup: int = 500  # updates
+    """Updates of delays and positions are this many times larger [1]; 0: they stay."""
+    warmup: int = 500
+    """Updates over which the learning rate rises from zero [count]."""
     decay_steps: int = 10_000
+    """Update at which the cosine decay of the learning rate ends [count]."""
     decay_to: float = 0.1
+    """Fraction of the learning rate that is left at the end of the decay, in [0, 1]."""
     weight_decay: float = 1e-5
-    clip: float = 2.0  # adaptive gradient clipping, 0: off
+    """Weight decay [1]."""
+    clip: float = 2.0
+    """Adaptive gradient clipping: largest ratio of gradient to parameter norm [1]; 0: off."""
     target_rate_hz: float = 10.0
+    """Firing rate at which the rate penalty is zero [Hz]."""
     rate_weight: float = 1.0
+    """Weight of the rate penalty in the loss [1]; 0: off."""
     population_rate: bool = False
-    sparsity: float = 0.0  # fraction of weights removed
-    sparsity_schedule: str = "once"  # once | gradual
-    regrow: str = "keep-zero"  # keep-zero | published
+    """Compare the mean rate of the population with the target, not the rate of each neuron."""
+    sparsity: float = 0.0
+    """Fraction of the input and recurrent weights that is removed while training, in [0, 1)."""
+    sparsity_schedule: Literal["once", "gradual"] = "once"
+    """Remove all weights at once, or a tenth more each epoch."""
+    regrow: Literal["keep-zero", "published"] = "keep-zero"
+    """Removed weights stay zero, or may grow again within the epoch as in the published recipe."""
     seed: int = 0
+    """Seed of every random number of the run."""
+
     # run folder
     out: str = "runs"
+    """Folder in which the run folder is made."""
     tag: str = ""
+    """Text added to the name of the run folder."""
     resume: str | None = None
+    """Run folder to go on with; its options hold, only epochs may change."""
     overwrite: bool = False
+    """Replace the run folder if it exists."""
     live: bool = False
+    """Draw the positions while training (figures/live.png, and a window where there is a display)."""
     post_mortem: bool = False
+    """Open the Python debugger at an unexpected error."""
+
+    def validate(self) -> "Config":
+        """Check every value and what values ask of each other.
+
+        Returns
+        -------
+        Config : itself
+
+        Raises
+        ------
+        RanvierError : at the first bad value
+        """
+        for name, annotation in TYPES.items():
+            value = getattr(self, name)
+            if not _is(value, annotation):
+                raise _refusal(name, value, _describe(annotation))
+            if name in RULES and value is not None and not RULES[name][0](value):
+                raise _refusal(name, value, RULES[name][1])
+        self._validate_space()
+        if self.decay_steps <= self.warmup:
+            raise _refusal("decay_steps", self.decay_steps, f"more than warmup, which is {self.warmup}")
+        if self.resume is not None and self.overwrite:
+            raise _refusal("overwrite", True, "false while resuming")
+        return self
+
+    def _validate_space(self) -> None:
+        from ranvier.space import parse
+
+        kind, dim = parse(self.net).kind, parse(self.net).dim
+        if kind in ("none", "free"):
+            if self.layout != "random":
+                raise _refusal("layout", self.layout, f"a net with positions, not {self.net}")
+            if self.fixed_inputs:
+                raise _refusal("fixed_inputs", True, f"a net with positions, not {self.net}")
+        if self.layout == "circle" and dim < 2:
+            raise _refusal("layout", self.layout, f"a net of 2 dimensions or more, not {self.net}")
+        if self.match is not None:
+            if kind != "free":
+                raise _refusal("match", self.match, f"net inf, not {self.net}")
+            if parse(self.match).kind in ("none", "free"):
+                raise _refusal("match", self.match, "a net with positions")
+
+    def to_toml(self) -> str:
+        """Write all options as TOML; an option that is None is left out.
+
+        Returns
+        -------
+        str : `from_toml` reads it back to an equal Config
+        """
+        import tomli_w
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return tomli_w.dumps({name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "Config":
+        """Read options from a TOML file; those it does not name keep their defaults.
+
+        Parameters
+        ----------
+        path : TOML file of `name = value` lines
+
+        Returns
+        -------
+        Config : validated
+
+        Raises
+        ------
+        RanvierError : no such file, no TOML, an unknown name, a wrong type, a bad value
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RanvierError(
+                f"Config.from_toml: {path} cannot be read ({error.strerror}); needs a TOML file; check the path"
+            ) from None
+        except ValueError as error:  # not UTF-8, or not TOML
+            reason = str(error).split("\n")[0]
+            raise RanvierError(
+                f"Config.from_toml: {path} is not TOML ({reason}); needs lines of the form name = value; correct it"
+            ) from None
+        for name in values:
+            if name not in TYPES:
+                raise RanvierError(
+                    f"Config.from_toml: unknown option {name} in {path}; needs an option of ranvier train; "
+                    f"{suggestion(name, TYPES)}"
+                )
+        # TOML tells 1 from 1.0; where a float is wanted both mean the same number
+        values = {name: float(v) if _wants_float(name) and type(v) is int else v for name, v in values.items()}
+        return cls(**values).validate()
+
+
+def suggestion(name: str, known) -> str:
+    """What to do about an unknown name.
+
+    Parameters
+    ----------
+    name : the unknown name
+    known : iterable of the known ones
+
+    Returns
+    -------
+    str : `did you mean NEAREST?`, or advice to see the list
+    """
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else "see ranvier train --help"
+
+
+def _is(value: Any, annotation: Any) -> bool:
+    """Whether a value has a field's type: exact, but an int will do for a float; a bool is no number."""
+    if typing.get_origin(annotation) is Literal:
+        return value in typing.get_args(annotation)
+    options = typing.get_args(annotation) or (annotation,)
+    if isinstance(value, bool):
+        return bool in options
+    if isinstance(value, int):
+        return int in options or (float in options)
+    if isinstance(value, float):
+        return float in options and math.isfinite(value)
+    return isinstance(value, tuple(options))
+
+
+def _describe(annotation: Any) -> str:
+    """A field's type in words."""
+    if typing.get_origin(annotation) is Literal:
+        return "one of " + ", ".join(typing.get_args(annotation))
+    words = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
+    return " or ".join(words[option] for option in typing.get_args(annotation) or (annotation,) if option in words)
+
+
+def _wants_float(name: str) -> bool:
+    return float in (typing.get_args(TYPES[name]) or (TYPES[name],))
+
+
+def _refusal(name: str, value: Any, needs: str) -> RanvierError:
+    shown = f"'{value}'" if isinstance(value, str) else value
+    return RanvierError(f"Config: {name} is {shown}; needs {needs}; set {name} or --{name.replace('_', '-')}")
+
+
+Rule = tuple[Callable[[Any], bool], str]
+_positive_ms: Rule = (lambda x: x > 0, "a positive number of ms")
+_positive: Rule = (lambda x: x > 0, "a positive number")
+_not_negative: Rule = (lambda x: x >= 0, "a number that is not negative")
+_count: Rule = (lambda x: x >= 1, "a whole number of 1 or more")
+_text: Rule = (lambda x: x.strip() != "", "text that is not empty")
+
+TYPES: dict[str, Any] = typing.get_type_hints(Config)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("data", "test_data", "out", "resume"), _text),
+    **dict.fromkeys(("limit_train", "limit_validation", "limit_test", "hidden", "epochs", "batch_size"), _count),
+    **dict.fromkeys(("position_sigma", "tau_mem", "tau_syn", "adex_tau_w", "output_tau"), _positive_ms),
+    **dict.fromkeys(("dt", "duration", "max_delay"), _positive_ms),
+    **dict.fromkeys(("threshold", "adex_delta_t", "lr"), _positive),
+    **dict.fromkeys(("weight_scale_in", "weight_scale_rec", "weight_scale_out", "delay_lr_scale"), _not_negative),
+    **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight"), _not_negative),
+    **dict.fromkeys(("delay_mu", "delay_sigma"), (lambda x: x >= 0, "a number of ms that is not negative")),
+    "warmup": (lambda x: x >= 0, "a whole number that is not negative"),
+    "decay_steps": _count,
+    "decay_to": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
+    "sparsity": (lambda x: 0 <= x < 1, "a fraction in [0, 1)"),
+    "seed": (lambda x: 0 <= x < 2**32, "a whole number in [0, 2^32)"),
+    "tag": (lambda x: all(c.isalnum() or c in "._+-" for c in x), "letters, digits and . _ + - only"),
+}
