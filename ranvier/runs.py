@@ -70,7 +70,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise RanvierError(f"read_arrays: there is no file {path}; needs an npz file; check the run folder")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # any bytes may be in the file, and zipfile, zlib and NumPy each raise their own errors
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
@@ -437,16 +437,13 @@ def environment() -> dict:
 
     import jax
 
-    versions = {}
-    for name in ("ranvier", "jax", "jaxlib", "numpy", "optax"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
+    import ranvier
+
+    packages = ("jax", "jaxlib", "numpy", "optax")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": versions,
+        "versions": {"ranvier": ranvier.__version__, **{p: importlib.metadata.version(p) for p in packages}},
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "commit": _commit(),
