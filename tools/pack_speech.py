@@ -1,0 +1,29 @@
+"""Pack the shipped set of spoken digits from its two HDF5 files.
+
+    python tools/pack_speech.py TRAIN.h5.gz TEST.h5.gz
+
+Writes `train.xz` and `test.xz` into `ranvier/data/speech/` and prints size and contents of each.
+"""
+
+import argparse
+
+from ranvier.data.hdf5 import read
+from ranvier.data.packed import pack
+from ranvier.data.speech import FOLDER
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pack the shipped set of spoken digits.")
+    parser.add_argument("train", help="HDF5 file, plain or .gz, with the samples to train and validate")
+    parser.add_argument("test", help="HDF5 file, plain or .gz, with the test samples")
+    arguments = parser.parse_args()
+    for part in ("train", "test"):
+        dataset, notes = read(getattr(arguments, part))
+        target = FOLDER / f"{part}.xz"
+        pack(target, dataset)
+        size = target.stat().st_size
+        print(f"{target.name}: {len(dataset)} samples, {len(dataset.times)} events, {size} bytes", *notes, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
