@@ -1,0 +1,719 @@
+"""`fit` trains a network and `evaluate` measures one; both print nothing."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ranvier.config import Config
+from ranvier.data import Dataset, Splits
+from ranvier.errors import RanvierError
+from ranvier.events import Events, n_steps
+from ranvier.losses import rate_penalty, sample_cross_entropy, sample_mean, true_rank
+from ranvier.network import Network, Output, init_network, project_delays, project_positive
+from ranvier.optimizer import make_optimizer, stop_frozen
+from ranvier.runs import Run
+from ranvier.sparsify import Masks, all_kept, apply_masks, prune
+
+# Room for spikes per time step and sample at the start: few steps have more. An update that lost one is done again
+# with twice the room.
+STEP_CAPACITY = 4
+
+# Mean rate [1/ms] for which the spike records of a readout that needs them have room at the start.
+RECORD_RATE = 0.05
+
+# A neuron has at most this many spikes in one step.
+SPIKES_A_STEP = 4
+
+# Room for delays to grow before the program compiles again.
+DELAY_MARGIN = 1.25
+
+# Test samples whose spikes are kept for figures.
+SAMPLES = 4
+
+# The numbers of a row of metrics that are means over samples.
+MEANS = ("loss", "top1", "top3", "rate_hz")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient is no longer a finite number; the message names the first one that is not."""
+
+
+class Reporter(Protocol):
+    """What `fit` tells while it runs, and the one thing it asks."""
+
+    def start(self, total_epochs: int, steps_per_epoch: int, epoch: int) -> None:
+        """Training starts after `epoch` epochs are done (0 for a new run)."""
+
+    def step(self, epoch: int, step: int, loss: float, top1: float, samples_per_s: float) -> None:
+        """Update `step` (from 1) of `epoch` (from 1) is done; loss and top1 are those of its batch."""
+
+    def epoch(self, rows: list[dict]) -> None:
+        """Rows of metrics were logged: of an epoch, of the network before training, or of the test at the end."""
+
+    def note(self, line: str) -> None:
+        """Something to know that is no metric."""
+
+    def live(self, network: Network) -> None:
+        """The network after an epoch."""
+
+    def stop_requested(self) -> bool:
+        """Whether to stop after this update and save; asked once an update."""
+        ...
+
+
+class Quiet:
+    """The reporter that says nothing and never stops."""
+
+    def start(self, total_epochs: int, steps_per_epoch: int, epoch: int) -> None: ...
+
+    def step(self, epoch: int, step: int, loss: float, top1: float, samples_per_s: float) -> None: ...
+
+    def epoch(self, rows: list[dict]) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def live(self, network: Network) -> None: ...
+
+    def stop_requested(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The static sizes of a simulation; each set of them compiles once.
+
+    Parameters
+    ----------
+    duration, max_delay : float [ms]
+    step_capacity : int
+        Spikes of a step and sample that there is room for.
+    capacity : int
+        Recorded hidden spikes of a sample that there is room for; 0 where the readout needs none.
+    """
+
+    duration: float
+    max_delay: float
+    step_capacity: int
+    capacity: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All arrays that training goes on from; the content of every checkpoint.
+
+    Parameters
+    ----------
+    network : Network
+    optimizer : Optax state
+    masks : dict of (M, N) bool
+        Weights that are not held at zero.
+    """
+
+    network: Network
+    optimizer: Any
+    masks: Masks
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over samples.
+
+    Parameters
+    ----------
+    loss : float
+        Cross entropy, without the rate penalty.
+    top1, top3 : float
+        Fractions of samples whose class is first, or among the first three.
+    rate_hz : float [Hz]
+        Mean over samples and hidden neurons.
+    n : int
+        Number of samples.
+    """
+
+    loss: float
+    top1: float
+    top3: float
+    rate_hz: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says about each sample of a data set.
+
+    Parameters
+    ----------
+    loss : (n,) float64
+    rank : (n,) int32
+        Place of the true class: 0 is right.
+    predicted : (n,) int32
+    rate_hz : (n,) float64 [Hz]
+        Mean over hidden neurons.
+    """
+
+    loss: np.ndarray
+    rank: np.ndarray
+    predicted: np.ndarray
+    rate_hz: np.ndarray
+
+    def metrics(self, indices: np.ndarray | None = None) -> Metrics:
+        """Means over all samples, or over those of `indices`."""
+        chosen = slice(None) if indices is None else np.asarray(indices)
+        loss, rank, rate = self.loss[chosen], self.rank[chosen], self.rate_hz[chosen]
+        if len(rank) == 0:
+            raise RanvierError("Predictions.metrics: got no samples; needs 1 or more; leave the empty group out")
+        means = [float(np.mean(x)) for x in (loss, rank < 1, rank < 3, rate)]
+        return Metrics(*means, n=len(rank))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `fit` came to.
+
+    Parameters
+    ----------
+    network : Network
+        The best one by validation; the last one if the run was stopped.
+    epochs : int
+        Epochs done.
+    best_epoch : int
+        Epoch after which the best network was met (0: before training).
+    stopped : bool
+        Stopped on request before the end.
+    rows : list of dict
+        The test metrics, as logged; empty if the run was stopped.
+    """
+
+    network: Network
+    epochs: int
+    best_epoch: int
+    stopped: bool
+    rows: list[dict] = field(default_factory=list)
+
+
+def fit(config: Config, splits: Splits, run: Run, reporter: Reporter | None = None, resume: bool = False) -> Report:
+    """Train a network.
+
+        loss = cross entropy + rate_weight * rate penalty
+
+    After each epoch the network is measured on the validation samples. The one with the highest top-1 accuracy there
+    (of equals, the lowest loss) is measured on the test samples, once, at the end. A batch whose spikes or delays did
+    not fit is simulated again with more room before its update counts.
+
+    Parameters
+    ----------
+    config : Config
+    splits : Splits
+    run : Run
+        Where metrics, the checkpoints `initial`, `last`, `best`, and `samples.npz` go.
+    reporter : Reporter or None
+        None: says nothing.
+    resume : bool
+        Go on from checkpoint `last`. On a CPU the result equals that of an uninterrupted run bit for bit.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    RanvierError
+        If the data or an option does not fit.
+    TrainingDiverged
+        If a loss or gradient is not finite; checkpoint `failed` holds the state before that update.
+
+    Notes
+    -----
+    Without `config.duration` a simulation lasts until the latest event of the training and validation samples plus the
+    longest initial delay; later test events are left out, which a note says.
+    """
+    return _Training(config, splits, run, reporter or Quiet()).run(resume)
+
+
+def evaluate(
+    network: Network,
+    dataset: Dataset,
+    config: Config,
+    *,
+    duration: float | None = None,
+    max_delay: float | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Metrics]:
+    """Measure a network on a data set.
+
+    Parameters
+    ----------
+    network : Network
+    dataset : Dataset
+    config : Config
+        That of its training.
+    duration : float or None [ms]
+        None: `config.duration`, else up to the latest event plus the longest delay.
+    max_delay : float or None [ms]
+        None: enough for the longest delay.
+    groups : mapping from a name to indices, or None
+        Parts of the data set to measure as well.
+
+    Returns
+    -------
+    dict of Metrics
+        `all`, and each group by its name.
+
+    Raises
+    ------
+    RanvierError
+        If the data set is empty or does not fit the network.
+    """
+    limits = initial_limits(network, config, dataset.latest, duration=duration, max_delay=max_delay)
+    predictions, _ = predict(network, dataset, config, limits)
+    return {"all": predictions.metrics()} | {
+        name: predictions.metrics(indices) for name, indices in (groups or {}).items() if len(indices)
+    }
+
+
+def load_network(run: Run, name: str, n_in: int, n_classes: int) -> tuple[Network, dict]:
+    """The network of a checkpoint.
+
+    Parameters
+    ----------
+    run : Run
+    name : str
+        `initial`, `last`, `best` or `failed`.
+    n_in, n_classes : int
+        Channels and classes of the data.
+
+    Returns
+    -------
+    (Network, dict)
+        The dict is the checkpoint's `meta`: `epoch`, `step`, `limits` (`duration`, `max_delay`, ...), `best`, ...
+
+    Raises
+    ------
+    RanvierError
+        If there is no such checkpoint, or it is of another network.
+    """
+    like = jax.eval_shape(lambda: init_state(run.config, n_in, n_classes))
+    state, meta = run.load(name, like)
+    return state.network, meta
+
+
+def init_state(config: Config, n_in: int, n_classes: int) -> TrainState:
+    """State before the first update, from `config.seed`."""
+    network = init_network(config, jax.random.key(config.seed), n_in, n_classes)
+    if config.positive_weights:
+        network = project_positive(network)
+    return TrainState(network, make_optimizer(network, config).init(network), all_kept(network))
+
+
+def initial_limits(
+    network: Network, config: Config, latest: float, *, duration: float | None = None, max_delay: float | None = None
+) -> Limits:
+    """Sizes to start a simulation with.
+
+    Parameters
+    ----------
+    network : Network
+    config : Config
+        `duration`, `max_delay`, `dt`.
+    latest : float [ms]
+        Latest event.
+    duration, max_delay : float or None [ms]
+        Instead of those of `config`.
+
+    Returns
+    -------
+    Limits
+    """
+    longest = float(network.longest_delay())
+    duration = duration or config.duration
+    if duration is None:
+        # A whole number of steps, so that an event at `latest` itself is inside.
+        duration = (math.floor((latest + longest) / config.dt) + 1) * config.dt
+    max_delay = max_delay or config.max_delay or max(DELAY_MARGIN * longest, config.dt)
+    capacity = 0 if config.readout == "count" else _records(config, duration)
+    return Limits(float(duration), float(max_delay), STEP_CAPACITY, capacity)
+
+
+def predict(
+    network: Network, dataset: Dataset, config: Config, limits: Limits, capacity: int | None = None
+) -> tuple[Predictions, Limits]:
+    """What a network says about each sample.
+
+    Parameters
+    ----------
+    network : Network
+    dataset : Dataset
+    config : Config
+        `batch_size` and the options of the simulation.
+    limits : Limits
+    capacity : int or None
+        Length of the rows of input events; None: chosen by the data set.
+
+    Returns
+    -------
+    (Predictions, Limits)
+        The limits that were enough.
+
+    Raises
+    ------
+    RanvierError
+        If the data set is empty or does not fit the network.
+    """
+    _check_data(network, dataset)
+    columns = []
+    for indices, weight in _batches(np.arange(len(dataset)), config.batch_size):
+        events, labels = _gather(dataset, indices, capacity)
+        result, limits = _with_room(partial(_measure, network, events, labels, config=config), limits, network, config)
+        columns.append([value[weight > 0] for value in result.values])
+    loss, rank, predicted, rate = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64)), limits
+
+
+class _Training:
+    """One call of `fit`: what stays fixed in it, and the position in the run."""
+
+    def __init__(self, config: Config, splits: Splits, folder: Run, reporter: Reporter):
+        enabled = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+        if (config.precision == "float64") != enabled:
+            raise RanvierError(
+                f"fit: got precision {config.precision} and jax_enable_x64 {enabled}; needs it for float64 and only "
+                "then; call jax.config.update('jax_enable_x64', ...) first"
+            )
+        self.config, self.splits, self.folder, self.reporter = config, splits, folder, reporter
+        self.state = init_state(config, splits.train.n_channels, splits.train.n_classes)
+        for dataset in (splits.train, splits.validation, splits.test):
+            _check_data(self.state.network, dataset)
+        latest = max(splits.train.latest, splits.validation.latest)
+        self.limits = initial_limits(self.state.network, config, latest)
+        # One length of rows for all splits: each further shape would compile again.
+        self.capacity = max(1, *(d.max_events for d in (splits.train, splits.validation, splits.test)))
+        self.steps = -(-len(splits.train) // config.batch_size)
+        self.done = 0  # epochs
+        self.step = 0  # updates of the epoch under way
+        self.sums = _no_sums()
+        self.best: dict = {}
+
+    def run(self, resume: bool) -> Report:
+        """Train to the end, or until asked to stop."""
+        if resume:
+            self._restore()
+        self.reporter.start(self.config.epochs, self.steps, self.done)
+        if not resume:
+            self._begin()
+        while self.done < self.config.epochs:
+            if not self._epoch():
+                self._save("last")
+                return Report(self.state.network, self.done, self.best["epoch"], stopped=True)
+        return self._finish()
+
+    def _begin(self) -> None:
+        late = int(np.sum(self.splits.test.times >= self.limits.duration))
+        if late:
+            self.reporter.note(
+                f"{late} test events come after the simulated {self.limits.duration:g} ms and are left out"
+            )
+        self._save("initial")
+        row = self._measure_row(self.splits.validation, "validation")
+        self._log([row])
+        self._choose(row)
+        self._save("last")
+
+    def _epoch(self) -> bool:
+        """Go through the rest of an epoch; False if asked to stop."""
+        # The order depends on seed and epoch alone, so that a resumed run sees the same batches.
+        order = np.random.default_rng([self.config.seed, self.done + 1]).permutation(len(self.splits.train))
+        for indices, weight in _batches(order, self.config.batch_size)[self.step :]:
+            started = time.perf_counter()
+            means, lost = self._update(indices, weight)
+            seconds = time.perf_counter() - started
+            n = int(weight.sum())
+            self.step += 1
+            for name in MEANS:
+                self.sums[name] += means[name] * n
+            for name, value in (("n", n), ("lost", lost), ("seconds", seconds)):
+                self.sums[name] += value
+            self.reporter.step(self.done + 1, self.step, means["loss"], means["top1"], n / seconds)
+            if self.step < self.steps and self.reporter.stop_requested():
+                return False
+        self._end_epoch()
+        return self.done == self.config.epochs or not self.reporter.stop_requested()
+
+    def _update(self, indices: np.ndarray, weight: np.ndarray) -> tuple[dict[str, float], int]:
+        """One update of the state; the means over its batch, and how many spikes were lost for good."""
+        events, labels = _gather(self.splits.train, indices, self.capacity)
+        call = partial(_train_step, self.state, events, labels, weight, config=self.config)
+        result, self.limits = _with_room(call, self.limits, self.state.network, self.config)
+        *means, finite = result.values
+        if not finite.all():
+            name = _quantities(self.state.network)[int(np.argmin(finite))]
+            where = f"{name} at epoch {self.done + 1} step {self.step + 1}"
+            self._save("failed", failed=where)
+            raise TrainingDiverged(
+                f"fit: got a {where} that is not finite; needs finite numbers; lower lr or set clip "
+                "(checkpoint 'failed' has the state before this update)"
+            )
+        self.state = result.state
+        return {name: float(value) for name, value in zip(MEANS, means, strict=True)}, int(result.overflow)
+
+    def _end_epoch(self) -> None:
+        """Measure, prune, log, choose and save."""
+        sums = self.sums
+        self.done, self.step, self.sums = self.done + 1, 0, _no_sums()
+        means = {name: sums[name] / sums["n"] for name in MEANS}
+        rows = [self._row("train", means, sums["seconds"], sums["n"])]
+        if sums["lost"]:
+            self.reporter.note(
+                f"epoch {self.done}: lost {sums['lost']} spikes, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
+            )
+        longest = float(self.state.network.longest_delay())
+        if self.config.max_delay is not None and longest > self.config.max_delay:
+            self.reporter.note(
+                f"epoch {self.done}: the longest delay, {longest:.4g} ms, acts as {self.config.max_delay:g} ms"
+            )
+        if self.config.sparsity:
+            network, masks = prune(self.state.network, self.config, self.done)
+            if any(bool(jnp.any(getattr(network, name) != getattr(self.state.network, name))) for name in masks):
+                rows.append(self._measure_row(self.splits.validation, "validation before pruning"))
+            self.state = replace(self.state, network=network, masks=masks)
+        rows.append(self._measure_row(self.splits.validation, "validation"))
+        self._log(rows)
+        self._choose(rows[-1])
+        self._save("last")
+        self.reporter.live(self.state.network)
+
+    def _finish(self) -> Report:
+        """Measure the best network on the test samples, once: a finished run that is resumed reads what it logged."""
+        best, meta = self.folder.load("best", self.state)
+        parts: dict[str, np.ndarray | None] = {"test": None}
+        parts |= {f"test {name}": part for name, part in self.splits.test_groups.items() if len(part)}
+        logged = {row["split"]: row for row in self.folder.metrics() if row["step"] == self._updates}
+        if not parts.keys() <= logged.keys():
+            self._keep_samples(best.network)
+            started = time.perf_counter()
+            predictions = self._predict(best.network, self.splits.test)
+            seconds, n = time.perf_counter() - started, len(self.splits.test)
+            for split, part in parts.items():
+                row = self._row(split, asdict(predictions.metrics(part)), seconds, n)
+                logged.setdefault(split, row | {"best_epoch": meta["epoch"]})
+            written = {row["split"] for row in self.folder.metrics() if row["step"] == self._updates}
+            self._log([logged[split] for split in parts if split not in written])
+        rows = [logged[split] for split in parts]
+        return Report(best.network, self.done, meta["epoch"], stopped=False, rows=rows)
+
+    def _keep_samples(self, network: Network) -> None:
+        """Keep input and hidden spikes of the first test sample of each of a few classes."""
+        test = self.splits.test
+        indices = np.sort(np.unique(test.labels, return_index=True)[1][:SAMPLES])
+        events, labels = _gather(test, indices, self.capacity)
+        limits = replace(self.limits, capacity=self.limits.capacity or _records(self.config, self.limits.duration))
+        result, _ = _with_room(partial(_spikes, network, events, config=self.config), limits, network, self.config)
+        predicted, hidden = result.values
+        self.folder.save_arrays(
+            "samples",
+            input_time=events.time,
+            input_channel=events.channel,
+            hidden_time=hidden.time,
+            hidden_neuron=hidden.channel,
+            label=labels,
+            prediction=predicted,
+            index=indices,
+            duration=self.limits.duration,
+            class_names=np.array(test.class_names),
+        )
+
+    def _measure_row(self, dataset: Dataset, split: str) -> dict:
+        started = time.perf_counter()
+        metrics = self._predict(self.state.network, dataset).metrics()
+        return self._row(split, asdict(metrics), time.perf_counter() - started, len(dataset))
+
+    def _predict(self, network: Network, dataset: Dataset) -> Predictions:
+        predictions, self.limits = predict(network, dataset, self.config, self.limits, self.capacity)
+        return predictions
+
+    @property
+    def _updates(self) -> int:
+        """Updates since the start of the run."""
+        return self.done * self.steps + self.step
+
+    def _row(self, split: str, means: Mapping[str, float], seconds: float, n: float) -> dict:
+        row = {"epoch": self.done, "step": self._updates, "split": split}
+        return row | {name: means[name] for name in MEANS} | {"seconds": seconds, "samples_per_s": n / seconds}
+
+    def _log(self, rows: list[dict]) -> None:
+        for row in rows:
+            self.folder.log(row)
+        self.reporter.epoch(rows)
+
+    def _choose(self, row: dict) -> None:
+        """Keep the network if it is the best on the validation samples so far."""
+        if not self.best or (row["top1"], -row["loss"]) > (self.best["top1"], -self.best["loss"]):
+            self.best = {name: row[name] for name in ("epoch", "top1", "loss")}
+            self._save("best")
+
+    def _save(self, name: str, **more: Any) -> None:
+        meta = {
+            "epoch": self.done,
+            "step": self._updates,
+            "steps_per_epoch": self.steps,
+            "n_train": len(self.splits.train),
+            "n_in": self.splits.train.n_channels,
+            "n_classes": self.splits.train.n_classes,
+            "limits": asdict(self.limits),
+            "sums": self.sums,
+            "best": self.best,
+        }
+        self.folder.save(name, self.state, meta | more)
+
+    def _restore(self) -> None:
+        """Take up the state and the position of checkpoint `last`."""
+        self.state, meta = self.folder.load("last", self.state)
+        n, steps = len(self.splits.train), self.steps
+        if (meta["n_train"], meta["steps_per_epoch"]) != (n, steps):
+            raise RanvierError(
+                f"fit: got {n} training samples in {steps} batches; needs the {meta['n_train']} in "
+                f"{meta['steps_per_epoch']} that this run began with; resume with the same data and batch_size"
+            )
+        self.done, self.step = divmod(meta["step"], steps)
+        # The sizes of the simulation decide in which order numbers are added, so they belong to the state.
+        self.limits = Limits(**meta["limits"])
+        self.sums, self.best = meta["sums"], meta["best"]
+        self.folder.rewind(meta["step"])
+
+
+class _Result(NamedTuple):
+    """What a compiled call gives back.
+
+    `values` : what was asked for. `overflow`, `clipped` : spikes and delays that did not fit. `busiest` : spikes of the
+    sample that has most. `state` : the next state, of an update; it stays on the device.
+    """
+
+    values: Any
+    overflow: Any
+    clipped: Any
+    busiest: Any
+    state: TrainState | None = None
+
+
+def _with_room(
+    call: Callable[..., _Result], limits: Limits, network: Network, config: Config
+) -> tuple[_Result, Limits]:
+    """Call with `limits`, and again with larger ones as long as spikes or delays did not fit."""
+    n = config.hidden
+    most = SPIKES_A_STEP * n * n_steps(limits.duration, config.dt)
+    while True:
+        result = call(limits=limits)
+        fetched = jax.device_get(result._replace(state=None))
+        longest = float(network.longest_delay()) if fetched.clipped and config.max_delay is None else 0.0
+        if limits.max_delay < longest < math.inf:
+            limits = replace(limits, max_delay=DELAY_MARGIN * longest)
+        elif fetched.overflow and (limits.step_capacity < n or 0 < limits.capacity < most):
+            # The mean over the steps may already show that twice the room is not enough.
+            mean = math.ceil(float(fetched.busiest) * config.dt / limits.duration)
+            limits = replace(
+                limits,
+                step_capacity=min(n, 2 * max(limits.step_capacity, mean)),
+                capacity=min(most, 2 * limits.capacity),
+            )
+        else:
+            return fetched._replace(state=result.state), limits
+
+
+@partial(jax.jit, static_argnames=("config", "limits"))
+def _train_step(
+    state: TrainState, events: Events, labels: jax.Array, weight: jax.Array, *, config: Config, limits: Limits
+) -> _Result:
+    """One update. The state is not donated: it is needed again if a spike did not fit."""
+
+    def objective(network: Network) -> tuple[jax.Array, tuple]:
+        out = stop_frozen(network, config).apply(config, events, **asdict(limits))
+        error = sample_mean(sample_cross_entropy(out.logits, labels), weight)
+        penalty = rate_penalty(out.spike_count, limits.duration, config.target_rate_hz, config.population_rate, weight)
+        return error + config.rate_weight * penalty, (error, out)
+
+    (loss, (error, out)), gradient = jax.value_and_grad(objective, has_aux=True)(state.network)
+    finite = [jnp.isfinite(out.logits).all(), jnp.isfinite(loss)]
+    finite += [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]
+    # A removed weight takes no part in the norms that gradients are clipped by.
+    gradient = apply_masks(gradient, state.masks)
+    updates, optimizer = make_optimizer(state.network, config).update(gradient, state.optimizer, state.network)
+    network = project_delays(jax.tree.map(jnp.add, state.network, updates))
+    if config.positive_weights:
+        network = project_positive(network)
+    network = apply_masks(network, state.masks)
+
+    rank = true_rank(out.logits, labels)
+    means = [sample_mean(x, weight) for x in (rank < 1, rank < 3, _rate_hz(out, limits))]
+    return _result((error, *means, jnp.stack(finite)), out, TrainState(network, optimizer, state.masks))
+
+
+def _quantities(network: Network) -> list[str]:
+    """What the flags `finite` of an update speak of, in the order in which they are computed."""
+    paths = jax.tree_util.tree_flatten_with_path(network)[0]
+    leaves = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return ["logit", "loss"] + [f"gradient of {leaf}" for leaf in leaves]
+
+
+@partial(jax.jit, static_argnames=("config", "limits"))
+def _measure(network: Network, events: Events, labels: jax.Array, *, config: Config, limits: Limits) -> _Result:
+    """Cross entropy, rank of the true class, predicted class and rate [Hz] of each sample."""
+    out = network.apply(config, events, **asdict(limits))
+    error, rank = sample_cross_entropy(out.logits, labels), true_rank(out.logits, labels)
+    return _result((error, rank, jnp.argmax(out.logits, axis=1), _rate_hz(out, limits)), out)
+
+
+@partial(jax.jit, static_argnames=("config", "limits"))
+def _spikes(network: Network, events: Events, *, config: Config, limits: Limits) -> _Result:
+    """Predicted class and hidden spikes of each sample."""
+    out = network.apply(config, events, **asdict(limits))
+    return _result((jnp.argmax(out.logits, axis=1), out.simulation.events), out)
+
+
+def _rate_hz(out: Output, limits: Limits) -> jax.Array:
+    """Mean rate over the hidden neurons: (B,) [Hz]."""
+    return jnp.mean(out.spike_count, axis=1) * (1000.0 / limits.duration)
+
+
+def _result(values: Any, out: Output, state: TrainState | None = None) -> _Result:
+    busiest = jnp.max(jnp.sum(out.spike_count, axis=1) + out.overflow)
+    return _Result(values, jnp.sum(out.overflow), out.delay_clipped, busiest, state)
+
+
+def _records(config: Config, duration: float) -> int:
+    return max(64, math.ceil(RECORD_RATE * config.hidden * duration))
+
+
+def _batches(order: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(indices (size,), weight (size,)) of each batch; the last one is filled up with a sample of weight 0."""
+    batches = []
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        weight = (np.arange(size) < len(part)).astype(np.float32)
+        batches.append((np.concatenate([part, np.full(size - len(part), part[0])]), weight))
+    return batches
+
+
+def _gather(dataset: Dataset, indices: np.ndarray, capacity: int | None) -> tuple[Events, np.ndarray]:
+    return dataset.batch(indices, capacity), dataset.labels[indices]
+
+
+def _check_data(network: Network, dataset: Dataset) -> None:
+    n_in, n_classes = network.w_in.shape[0], network.w_out.shape[1]
+    if len(dataset) == 0:
+        raise RanvierError(f"train: got no samples in data set {dataset.name}; needs 1 or more; use more data")
+    if dataset.n_channels != n_in or dataset.n_classes > n_classes:
+        raise RanvierError(
+            f"train: got data set {dataset.name} of {dataset.n_channels} channels and {dataset.n_classes} classes; "
+            f"needs {n_in} channels and at most {n_classes} classes; use the data that the network was made for"
+        )
+
+
+def _no_sums() -> dict[str, float]:
+    return dict.fromkeys((*MEANS, "n", "lost", "seconds"), 0)
