@@ -234,10 +234,11 @@ class Events:
 
     def _sample_index(self, index):
         n = len(self)
-        if isinstance(index, jax.core.Tracer):
-            # A traced index has no value to check; out-of-range ones follow JAX's own rule (clamped).
+        try:
+            array = np.atleast_1d(np.asarray(index))
+        except jax.errors.TracerArrayConversionError:
+            # A traced index has no value to check; JAX clamps one that is out of range.
             return jnp.atleast_1d(index)
-        array = np.atleast_1d(np.asarray(index))
         if array.size == 0 and array.ndim == 1 and not isinstance(index, (np.ndarray, jax.Array)):
             array = array.astype(np.int32)
         if array.ndim == 1 and array.dtype == bool and len(array) == n:
@@ -310,7 +311,7 @@ def _checked_row(where: str, sample: int, times, channels, n_channels: int) -> t
         time = time.astype(np.float32)
     if channel.size and channel.dtype.kind not in "iu":
         raise RanvierError(
-            f"{where}: got channels of type {channel.dtype} in sample {sample}; needs integers; convert with astype(int)"
+            f"{where}: got channels of type {channel.dtype} in sample {sample}; needs integers; convert them"
         )
     # Check what will be stored: a large float64 is infinite in float32.
     with np.errstate(over="ignore"):
@@ -321,7 +322,7 @@ def _checked_row(where: str, sample: int, times, channels, n_channels: int) -> t
     if channel.size and not 0 <= channel.min() <= channel.max() < n_channels:
         bad = channel[(channel < 0) | (channel >= n_channels)][0]
         raise RanvierError(
-            f"{where}: got channel {bad} in sample {sample}; needs channels in [0, {n_channels}); raise n_channels or drop it"
+            f"{where}: got channel {bad} in sample {sample}; needs channels in [0, {n_channels}); correct it"
         )
     order = np.argsort(time, kind="stable")
     return time[order], channel[order].astype(np.int32)

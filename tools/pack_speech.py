@@ -2,7 +2,7 @@
 
     python tools/pack_speech.py TRAIN.h5.gz TEST.h5.gz
 
-Writes `train.xz` and `test.xz` into `ranvier/data/speech/` and prints size and contents of each.
+Writes `train.packed` and `test.packed` into `ranvier/data/speech/` and prints size and contents of each.
 """
 
 import argparse
@@ -19,10 +19,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for part in ("train", "test"):
         dataset, notes = read(getattr(arguments, part))
-        target = FOLDER / f"{part}.xz"
+        target = FOLDER / f"{part}.packed"
         pack(target, dataset)
         size = target.stat().st_size
-        print(f"{target.name}: {len(dataset)} samples, {len(dataset.times)} events, {size} bytes", *notes, sep="\n")
+        line = f"{target.name}: {len(dataset)} samples, {len(dataset.times)} events, {size} bytes"
+        print(line, *notes, sep="\n")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -122,14 +122,15 @@ class Dataset:
         if array.size == 0 and array.ndim == 1:
             return array.astype(np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(self):
-            shown = (
-                f"values {array.min()} to {array.max()}" if array.size and array.dtype.kind in "iuf" else "no numbers"
-            )
             raise RanvierError(
-                f"{where}: got indices of shape {array.shape} and type {array.dtype}, {shown}; needs a 1-D array of "
-                f"integers in [0, {len(self)}); correct the indices"
+                f"{where}: got indices {_shown(array)}; needs a 1-D array of integers in [0, {len(self)}); correct them"
             )
         return array.astype(np.int64)
+
+
+def _shown(array: np.ndarray) -> str:
+    text = f"of shape {array.shape} and type {array.dtype}"
+    return f"{text} from {array.min()} to {array.max()}" if array.size and array.dtype.kind in "iuf" else text
 
 
 @dataclass(frozen=True, eq=False)

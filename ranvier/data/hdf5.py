@@ -80,7 +80,9 @@ def _arrays(path: Path) -> dict:
     try:
         with h5py.File(_source(path), "r") as file:
             return _contents(path, file)
-    except (OSError, EOFError, zlib.error, RuntimeError, KeyError) as error:
+    except RanvierError:
+        raise
+    except (OSError, EOFError, zlib.error, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         _refuse(path, f"cannot be read ({reason})", "a whole HDF5 file, or one compressed by gzip", "fetch it again")
 
@@ -107,7 +109,7 @@ def _contents(path: Path, file) -> dict:
         kind = item.dtype.kind
         if name.startswith("spikes/"):
             row_type = h5py.check_vlen_dtype(item.dtype)
-            kind = "" if row_type is None else np.dtype(row_type).kind
+            kind = "O" if row_type is None else np.dtype(row_type).kind
         if item.ndim != 1 or kind not in ("SO" if name == "extra/keys" else "iuf"):
             needed = "rows of numbers, one a sample" if name.startswith("spikes/") else "one entry a sample or class"
             _refuse(path, f"{name} of shape {item.shape} and type {item.dtype}", needed, "check how it was written")

@@ -4,11 +4,11 @@ Every event becomes the key `step * n_channels + channel`; the keys of a sample 
 differences, which are small because many channels fire in each millisecond. The differences are stored as byte planes
 (all low bytes, then all next bytes), so that the compressor sees like beside like. Order of the arrays in the file:
 n_channels, deltas (P, S) uint8, counts, labels, speaker, class names as UTF-8 lines; each in NumPy's own format, all
-of it in one LZMA stream. Two events of one channel and millisecond stay two events (a difference of 0).
+of it in one zlib stream. Two events of one channel and millisecond stay two events (a difference of 0).
 """
 
 import io
-import lzma
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def pack(path: Path, dataset: Dataset) -> None:
     buffer = io.BytesIO()
     for array in (np.array(dataset.n_channels), planes, counts, dataset.labels, dataset.speaker, names):
         np.save(buffer, array, allow_pickle=False)
-    path.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    path.write_bytes(zlib.compress(buffer.getvalue(), 9))
 
 
 def unpack(path: Path, name: str) -> Dataset:
@@ -69,7 +69,7 @@ def unpack(path: Path, name: str) -> Dataset:
     -------
     Dataset
     """
-    buffer = io.BytesIO(lzma.decompress(path.read_bytes()))
+    buffer = io.BytesIO(zlib.decompress(path.read_bytes()))
     n_channels, planes, counts, labels, speaker, names = (np.load(buffer, allow_pickle=False) for _ in range(6))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     delta = np.zeros(planes.shape[1], np.uint32)

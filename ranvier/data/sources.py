@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-
 from ranvier.data import hdf5, speech, yinyang
 from ranvier.data.dataset import Dataset, Splits
 from ranvier.data.splits import stratified, voice_groups
@@ -76,7 +75,8 @@ def load(
         test_path = Path(test).expanduser()
         if test_path.is_file() and path.samefile(test_path):
             raise RanvierError(
-                f"data.load: got {str(path)!r} as training and as test file; needs two files; leave test out to divide one"
+                f"data.load: got {str(path)!r} as training and as test file; "
+                "needs two files; leave test out to divide one"
             )
         held_out, test_notes = hdf5.read(test_path, n_channels=n_channels)
         notes += test_notes

@@ -21,8 +21,8 @@ def load() -> Splits:
     -------
     Splits
     """
-    heard = unpack(FOLDER / "train.xz", "speech")
-    test = unpack(FOLDER / "test.xz", "speech")
+    heard = unpack(FOLDER / "train.packed", "speech")
+    test = unpack(FOLDER / "test.packed", "speech")
     last = last_takes(heard)
     return Splits(
         train=heard.subset(np.setdiff1d(np.arange(len(heard)), last)),
@@ -45,7 +45,7 @@ def last_takes(dataset: Dataset) -> np.ndarray:
     (k,) int64
         Sorted.
     """
-    pair = dataset.speaker.astype(np.int64) * dataset.n_classes + dataset.labels
+    pair = np.asarray(dataset.speaker, np.int64) * dataset.n_classes + dataset.labels
     # `unique` reports first appearances, so look at the samples from the end.
     _, from_end = np.unique(pair[::-1], return_index=True)
     return np.sort(len(pair) - 1 - from_end)

@@ -106,4 +106,5 @@ def load() -> Splits:
     -------
     Splits
     """
-    return Splits(*(encode(*points(*which)) for which in (TRAIN, VALIDATION, TEST)))
+    train, validation, test = (encode(*points(*which)) for which in (TRAIN, VALIDATION, TEST))
+    return Splits(train, validation, test)
