@@ -167,7 +167,8 @@ def at_least_zero(d: jax.Array) -> jax.Array:
 def _matrix(where: str, name: str, array: jax.Array) -> tuple[int, int]:
     if jnp.ndim(array) != 2:
         raise RanvierError(f"{where}: got {name} of shape {jnp.shape(array)}; needs a matrix; pass a 2-D array")
-    return array.shape
+    rows, columns = array.shape
+    return rows, columns
 
 
 def _pair_shape(where: str, source: jax.Array, target: jax.Array, slack: jax.Array | None) -> tuple[int, int]:

@@ -75,31 +75,34 @@ def init_space(
     spec = parse(spec)
     _check_layout(spec, layout, shared_source)
     n_in, n_hidden = _checked_count("n_in", n_in), _checked_count("n_hidden", n_hidden)
-    _check_width("position_sigma", position_sigma, positive=True)
-    _check_width("delay_sigma", delay_sigma, positive=False)
-    if not math.isfinite(delay_mu):
-        raise RanvierError(f"init_space: got delay_mu {delay_mu}; needs a finite number of ms; try 8")
-    dtype = _checked_dtype(dtype)
+    position_sigma = _checked_number("position_sigma", position_sigma, 20)
+    delay_mu, delay_sigma = _checked_number("delay_mu", delay_mu, 8), _checked_number("delay_sigma", delay_sigma, 1)
+    if position_sigma <= 0:
+        raise RanvierError(f"init_space: got position_sigma {position_sigma}; needs a width > 0 in ms; try 20")
+    if delay_sigma < 0:
+        raise RanvierError(f"init_space: got delay_sigma {delay_sigma}; needs a width >= 0 in ms; try 1")
+    float_type = _checked_dtype(dtype)
 
-    keys = dict(zip(("in", "rec"), jax.random.split(key), strict=True))
+    key_in, key_rec = jax.random.split(key)
+    keys: dict[str, jax.Array] = {"in": key_in, "rec": key_rec}
     shapes = {"in": (n_in, n_hidden)} | ({"rec": (n_hidden, n_hidden)} if recurrent else {})
     params = {}
     if spec.kind == "free":
         for end, shape in shapes.items():
-            params[f"d_{end}"] = at_least_zero(delay_mu + delay_sigma * jax.random.normal(keys[end], shape, dtype))
+            params[f"d_{end}"] = at_least_zero(delay_mu + delay_sigma * jax.random.normal(keys[end], shape, float_type))
     elif spec.kind == "euclidean":
         if not shared_source:
-            params["x_in"] = place(layout, keys["in"], n_in, spec.dim, position_sigma, dtype, inputs=True)
-        params["x_rec"] = place(layout, keys["rec"], n_hidden, spec.dim, position_sigma, dtype, inputs=False)
+            params["x_in"] = place(layout, keys["in"], n_in, spec.dim, position_sigma, float_type, inputs=True)
+        params["x_rec"] = place(layout, keys["rec"], n_hidden, spec.dim, position_sigma, float_type, inputs=False)
     elif spec.kind == "lattice":
-        params["scale"] = jnp.asarray(lattice_scale(n_in, n_hidden, spec.dim, position_sigma), dtype)
+        params["scale"] = jnp.asarray(lattice_scale(n_in, n_hidden, spec.dim, position_sigma), float_type)
         if not shared_source:
-            params["origin_in"] = jnp.zeros((spec.dim,), dtype)
-        params["origin_rec"] = jnp.zeros((spec.dim,), dtype)
+            params["origin_in"] = jnp.zeros((spec.dim,), float_type)
+        params["origin_rec"] = jnp.zeros((spec.dim,), float_type)
     # Slack of amount 0 (the only way to a lattice without slack) has nothing to train.
     if spec.slack:
-        params |= {f"e_{end}": jnp.zeros(shape, dtype) for end, shape in shapes.items()}
-    return Space(spec, params, n_in, n_hidden, recurrent, dtype.name)
+        params |= {f"e_{end}": jnp.zeros(shape, float_type) for end, shape in shapes.items()}
+    return Space(spec, params, n_in, n_hidden, recurrent, float_type.name)
 
 
 def _check_layout(spec: Spec, layout: str, shared_source: bool) -> None:
@@ -133,10 +136,15 @@ def _checked_count(name: str, value: int) -> int:
     return count
 
 
-def _check_width(name: str, sigma: float, *, positive: bool) -> None:
-    if not math.isfinite(sigma) or sigma < 0 or (positive and sigma == 0):
-        least = "> 0" if positive else ">= 0"
-        raise RanvierError(f"init_space: got {name} {sigma}; needs a finite number {least}; give it in ms")
+def _checked_number(name: str, value: float, example: float) -> float:
+    # A Python float: a NumPy float64 would widen float32 parameters.
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RanvierError(f"init_space: got {name} {value!r}; needs a finite number of ms; try {example}")
+    return number
 
 
 def _checked_dtype(dtype: jnp.dtype | str | type) -> np.dtype:
@@ -146,7 +154,7 @@ def _checked_dtype(dtype: jnp.dtype | str | type) -> np.dtype:
         result = None
     if result is None or not jnp.issubdtype(result, jnp.floating):
         raise RanvierError(f"init_space: got dtype {dtype}; needs a floating type; use float32 or float64")
-    if result.itemsize == 8 and not jax.config.jax_enable_x64:
+    if result.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise RanvierError(
             "init_space: got dtype float64 while JAX has 64-bit numbers off; needs them on; "
             "call jax.config.update('jax_enable_x64', True) first"

@@ -104,9 +104,7 @@ class Space:
                 f"{where}: got no source positions; needs an array {shape}; pass those of the layer before"
             )
         if source is not None and not self.shares_source:
-            raise RanvierError(
-                f"{where}: got source positions for a space with its own; needs none; drop them or use shared_source=True"
-            )
+            raise RanvierError(f"{where}: got source positions for a space with its own; needs none; drop them")
         if source is not None and jnp.shape(source) != shape:
             raise RanvierError(
                 f"{where}: got source positions of shape {jnp.shape(source)}; needs {shape}; "

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from ranvier.errors import RanvierError
 
-_SPEC = re.compile(r"([0-9]+)(?:([eg])(.*))?")
-_FORMS = (
-    "inf (free delays), 0 (none), 2 (Euclidean in 2-D), 2e0.1 (with slack 0.1), 2g0.1 (Manhattan lattice with slack)"
-)
+_SPEC = re.compile(r"([0-9]{1,6})(?:([eg])(.*))?")
+_FORMS = "inf (free delays), 0 (none), 2 (Euclidean in 2-D), 2e0.1 (with slack 0.1), 2g0.1 (lattice with slack 0.1)"
 
 
 @dataclass(frozen=True)
