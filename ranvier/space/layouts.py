@@ -53,12 +53,11 @@ def lattice(n: int, dim: int) -> np.ndarray:
     (n, k) float64
         Neighbours are 1 apart. Centred, so that lattices of different sides are concentric.
     """
-    # A float root may be one off either way (the cube root of 1000 or of 27), so the guess is corrected with integers.
+    # The ceiling of a float root can be one too many: 3125^(1/5) is 5.000000000000001. Rounding gives the floor or the
+    # ceiling, and whole numbers tell which.
     side = round(n ** (1 / dim))
     while side**dim < n:
         side += 1
-    while side > 1 and (side - 1) ** dim >= n:
-        side -= 1
     index = np.arange(n)
     points = np.empty((n, dim))
     for axis in reversed(range(dim)):
