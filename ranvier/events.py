@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,9 @@ def n_steps(duration: float, dt: float) -> int:
         _require_positive("n_steps", name, value)
     quotient = duration / dt
     if not math.isfinite(quotient):
-        raise RanvierError(f"n_steps: got duration {duration!r} and dt {dt!r}, too many steps; use a larger dt")
+        raise RanvierError(
+            f"n_steps: got duration {duration!r} and dt {dt!r}; needs a countable number of steps; use a larger dt"
+        )
     nearest = round(quotient)
     if nearest >= 1 and abs(quotient - nearest) <= 1e-9 * quotient:
         return nearest
@@ -125,7 +128,8 @@ class Events:
         Raises
         ------
         RanvierError
-            On negative or fractional counts, a raster that is not 3-D, dt <= 0.
+            On negative or fractional counts, a raster that is not 3-D, dt <= 0, more steps than the
+            type of the times resolves.
         """
         where = "Events.from_dense"
         _require_positive(where, "dt", dt)
@@ -142,6 +146,14 @@ class Events:
             )
         if raster.dtype.kind in "if" and (raster < 0).any():
             raise RanvierError(f"{where}: got a negative count; needs counts >= 0; remove signs or rectify first")
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        number = np.finfo(dtype)
+        # Beyond these the centre of a bin, rounded, is no longer inside the bin.
+        if raster.shape[1] * 4 * number.eps > 1 or dt < number.tiny or raster.shape[1] * float(dt) > float(number.max):
+            raise RanvierError(
+                f"{where}: got {raster.shape[1]} steps of {dt!r} ms; "
+                f"needs bins that {dtype} tells apart; use fewer steps or another dt"
+            )
         times, channels = [], []
         for sample in raster:
             step, channel = np.nonzero(sample)
@@ -210,14 +222,7 @@ class Events:
         steps = n_steps(duration, dt)
         *batch, capacity = self.time.shape
         time = self.time.reshape(-1, capacity)
-        inside = time < duration
-        # Where before the cast: infinity has no integer. Minimum after it: rounding may lift an event just below
-        # `duration` into step T.
-        step = jnp.floor(jnp.where(inside, time, 0.0) / dt).astype(jnp.int32)
-        step = jnp.minimum(step, steps - 1)
-        sample = jnp.arange(time.shape[0])[:, None]
-        dense = jnp.zeros((time.shape[0], steps, self.n_channels), jnp.int32)
-        dense = dense.at[sample, step, self.channel.reshape(-1, capacity)].add(inside.astype(jnp.int32))
+        dense = _histogram(time, self.channel.reshape(-1, capacity), dt, duration, steps, self.n_channels)
         return dense.reshape(*batch, steps, self.n_channels)
 
     def __len__(self) -> int:
@@ -289,6 +294,18 @@ def pad_rows(times: Sequence, channels: Sequence, n_channels: int, capacity: int
         time[real] = np.concatenate(times)
         channel[real] = np.concatenate(channels)
     return Events(jnp.asarray(time), jnp.asarray(channel), n_channels)
+
+
+@partial(jax.jit, static_argnames=("steps", "n_channels"))
+def _histogram(time: jax.Array, channel: jax.Array, dt, duration, steps: int, n_channels: int) -> jax.Array:
+    inside = time < duration
+    # Where before the cast: infinity has no integer. Minimum after it: rounding may lift an event just below
+    # `duration` into step T.
+    step = jnp.floor(jnp.where(inside, time, 0.0) / dt).astype(jnp.int32)
+    step = jnp.minimum(step, steps - 1)
+    sample = jnp.arange(time.shape[0])[:, None]
+    dense = jnp.zeros((time.shape[0], steps, n_channels), jnp.int32)
+    return dense.at[sample, step, channel].add(inside.astype(jnp.int32))
 
 
 def _checked_row(where: str, sample: int, times, channels, n_channels: int) -> tuple[np.ndarray, np.ndarray]:
