@@ -28,6 +28,8 @@ class Config:
     """Data set: a name that `ranvier data` lists, or the path of an event file."""
     test_data: str | None = None
     """Path of the file with the test samples; None: what the data set brings, or a part of its samples."""
+    n_channels: int = 700
+    """Input channels of an event file [count]; a named data set has its own."""
     limit_train: int | None = None
     """Use at most this many training samples [count]; None: all."""
     limit_validation: int | None = None
@@ -44,7 +46,7 @@ class Config:
     recurrent: bool = True
     """Connect the hidden neurons with each other."""
     layout: Literal["random", "line", "circle"] = "random"
-    """Where the inputs start: at random, on a line along the first axis, or on a circle (2 dimensions or more)."""
+    """Where the inputs start: at random, on a line along the first axis, or on a circle (in 2 dimensions)."""
     fixed_inputs: bool = False
     """Keep the input positions where they start."""
     position_sigma: float = 20.0
@@ -140,7 +142,7 @@ class Config:
     regrow: Literal["keep-zero", "published"] = "keep-zero"
     """Removed weights stay zero, or may grow again within the epoch as in the published recipe."""
     seed: int = 0
-    """Seed of every random number of the run."""
+    """Seed of every random number of the run; a file is divided in the same way for all seeds."""
 
     # run folder
     out: str = "runs"
@@ -183,19 +185,19 @@ class Config:
     def _validate_space(self) -> None:
         from ranvier.space import parse
 
-        kind, dim = parse(self.net).kind, parse(self.net).dim
-        if kind in ("none", "free"):
-            if self.layout != "random":
-                raise _refusal("layout", self.layout, f"a net with positions, not {self.net}")
-            if self.fixed_inputs:
-                raise _refusal("fixed_inputs", True, f"a net with positions, not {self.net}")
-        if self.layout == "circle" and dim < 2:
-            raise _refusal("layout", self.layout, f"a net of 2 dimensions or more, not {self.net}")
+        spec = parse(self.net)
         if self.match is not None:
-            if kind != "free":
+            if spec.kind != "free":
                 raise _refusal("match", self.match, f"net inf, not {self.net}")
-            if parse(self.match).kind in ("none", "free"):
+            if not parse(self.match).has_positions:
                 raise _refusal("match", self.match, "a net with positions")
+        if self.fixed_inputs and not spec.has_positions:
+            raise _refusal("fixed_inputs", True, f"a net with positions, not {self.net}")
+        placed = parse(self.match or self.net)
+        if self.layout != "random" and placed.kind != "euclidean":
+            raise _refusal("layout", self.layout, f"a net with Euclidean positions, not {placed}")
+        if self.layout == "circle" and placed.dim != 2:
+            raise _refusal("layout", self.layout, f"a net of 2 dimensions, not {placed}")
 
     def to_toml(self) -> str:
         """Write all options as TOML; an option that is None is left out.
@@ -304,7 +306,9 @@ _text: Rule = (lambda x: x.strip() != "", "text that is not empty")
 TYPES: dict[str, Any] = typing.get_type_hints(Config)
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("data", "test_data", "out", "resume"), _text),
-    **dict.fromkeys(("limit_train", "limit_validation", "limit_test", "hidden", "epochs", "batch_size"), _count),
+    **dict.fromkeys(
+        ("limit_train", "limit_validation", "limit_test", "n_channels", "hidden", "epochs", "batch_size"), _count
+    ),
     **dict.fromkeys(("position_sigma", "tau_mem", "tau_syn", "adex_tau_w", "output_tau"), _positive_ms),
     **dict.fromkeys(("dt", "duration", "max_delay"), _positive_ms),
     **dict.fromkeys(("threshold", "adex_delta_t", "lr"), _positive),

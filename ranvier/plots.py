@@ -260,11 +260,11 @@ def learning_curves(rows: list[dict], *, target_rate_hz: float | None = None, n_
         axes[1].set(title="Accuracy", ylabel="correct [%]", ylim=(0, 102))
         axes[1].plot([], [], "--", color=GREY, lw=1.2, label="class among the first 3")
         axes[2].set(title="Activity", ylabel="firing rate [Hz]")
-        axes[2].set_ylim(bottom=0)
         if n_classes:
             axes[1].axhline(100 / n_classes, color=GREY, ls=":", lw=1.3, label="guessing")
         if target_rate_hz is not None:
             axes[2].axhline(target_rate_hz, color=GREY, ls=":", lw=1.3, label="target")
+        axes[2].set_ylim(0, 1.04 * axes[2].get_ylim()[1])
         legend = {}
         for axis in axes:
             legend |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
@@ -332,7 +332,8 @@ def position_map(stages: dict[str, dict[str, np.ndarray]]):
     n_in, dim = first["inputs"].shape
     every = np.concatenate([x for stage in stages.values() for x in stage.values()])
     with _style() as figure_of:
-        kind = {"projection": "3d"} if dim > 2 else {}
+        # mplot3d would sort whole groups of points by their mean depth, and so differently in each panel
+        kind = {"projection": "3d", "computed_zorder": False} if dim > 2 else {}
         figure, axes = figure_of(1, len(stages), width=4.9 * len(stages) + 0.7, height=4.8, **kind)
         axes = np.atleast_1d(axes)
         for axis, (title, points) in zip(axes, stages.items(), strict=True):
@@ -493,7 +494,7 @@ def _scatter(axis, points, dim):
     size = float(np.clip(6000 / len(channel), 10, 36))
     plain = {"depthshade": False} if dim == 3 else {}
     dots = axis.scatter(*at("inputs"), c=channel, cmap="viridis", s=size, lw=0, label="inputs", zorder=2, **plain)
-    axis.scatter(*at("hidden"), marker="^", s=34, facecolor=ORANGE, edgecolor="white", lw=0.5, label="hidden", zorder=3,
+    axis.scatter(*at("hidden"), marker="^", s=float(np.clip(3600 / len(points["hidden"]), 12, 36)), facecolor=ORANGE, edgecolor="white", lw=0.5, label="hidden", zorder=3,
                  **plain)  # fmt: skip
     if "outputs" in points:
         axis.scatter(*at("outputs"), marker="D", s=40, facecolor=PINK, edgecolor="white", lw=0.6, label="outputs",

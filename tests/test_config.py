@@ -16,6 +16,7 @@ from ranvier.errors import RanvierError
 OTHER = {
     "data": "a 'quoted' \"path\"/events \u00e9\U0001f600.h5",
     "test_data": "test.h5",
+    "n_channels": 64,
     "limit_train": 7,
     "limit_validation": 8,
     "limit_test": 9,
@@ -137,6 +138,7 @@ BAD = [
     ("hidden", 0),
     ("batch_size", -1),
     ("limit_train", 0),
+    ("n_channels", 0),
     ("limit_validation", 0),
     ("limit_test", 0),
     ("layout", "square"),
@@ -206,6 +208,9 @@ def test_bad_spec(spec):
         {"net": "inf", "layout": "line"},
         {"net": "0", "layout": "circle"},
         {"net": "1", "layout": "circle"},
+        {"net": "3", "layout": "circle"},
+        {"net": "2g0.1", "layout": "line"},
+        {"net": "inf", "match": "3", "layout": "circle"},
         {"net": "inf", "fixed_inputs": True},
         {"net": "inf", "match": "inf"},
         {"net": "inf", "match": "0"},
@@ -219,7 +224,15 @@ def test_options_that_contradict_each_other(options):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"net": "2", "layout": "circle"}, {"net": "1", "layout": "line"}, {"net": "inf"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"net": "2", "layout": "circle"},
+        {"net": "1", "layout": "line"},
+        {"net": "inf"},
+        {"net": "inf", "match": "2e0.1", "layout": "circle"},
+    ],
+)
 def test_options_that_agree(options):
     config = replace(Config(), **options)
     assert config.validate() is config
