@@ -134,7 +134,9 @@ def check_round_trip(raster: np.ndarray, dt: float) -> None:
     assert np.array_equal(np.isfinite(time).sum(1), raster.sum((1, 2)))
     # One capacity for all examples: each new shape compiles.
     pad = ((0, 0), (0, max(0, 256 - events.capacity)))
-    events = Events(np.pad(time, pad, constant_values=np.inf), np.pad(channel, pad), events.n_channels)
+    events = Events(
+        jnp.asarray(np.pad(time, pad, constant_values=np.inf)), jnp.asarray(np.pad(channel, pad)), events.n_channels
+    )
     assert np.array_equal(events.to_dense(dt, steps * dt), raster)
     assert all((np.diff(time[b][np.isfinite(time[b])]) >= 0).all() for b in range(n_samples))
 

@@ -6,20 +6,24 @@ Writes `train.packed` and `test.packed` into `ranvier/data/speech/` and prints s
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from ranvier.data.hdf5 import read
 from ranvier.data.packed import pack
 from ranvier.data.speech import FOLDER
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the two files that the arguments name and pack them."""
     parser = argparse.ArgumentParser(description="Pack the shipped set of spoken digits.")
     parser.add_argument("train", help="HDF5 file, plain or .gz, with the samples to train and validate")
     parser.add_argument("test", help="HDF5 file, plain or .gz, with the test samples")
-    arguments = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write; default: into the package")
+    options = parser.parse_args(arguments)
     for part in ("train", "test"):
-        dataset, notes = read(getattr(arguments, part))
-        target = FOLDER / f"{part}.packed"
+        dataset, notes = read(getattr(options, part))
+        target = options.folder / f"{part}.packed"
         pack(target, dataset)
         size = target.stat().st_size
         line = f"{target.name}: {len(dataset)} samples, {len(dataset.times)} events, {size} bytes"

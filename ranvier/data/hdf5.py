@@ -110,6 +110,11 @@ def _contents(path: Path, file) -> dict:
         if name.startswith("spikes/"):
             row_type = h5py.check_vlen_dtype(item.dtype)
             kind = "O" if row_type is None else np.dtype(row_type).kind
+            if row_type is not None and not np.dtype(row_type).isnative:
+                # h5py hands out the bytes of such rows unswapped.
+                _refuse(
+                    path, f"{name} in foreign byte order", "rows in the byte order of this machine", "write it again"
+                )
         if item.ndim != 1 or kind not in ("SO" if name == "extra/keys" else "iuf"):
             needed = "rows of numbers, one a sample" if name.startswith("spikes/") else "one entry a sample or class"
             _refuse(path, f"{name} of shape {item.shape} and type {item.dtype}", needed, "check how it was written")

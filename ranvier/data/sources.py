@@ -91,7 +91,7 @@ def _divide(dataset: Dataset, shares: tuple[float, ...], seed: int) -> list[Data
     if min(len(part) for part in parts) == 0:
         raise RanvierError(
             f"data.load: got {len(dataset)} samples in {dataset.name}, too few for {len(parts)} parts; "
-            "needs at least 5; use a larger file"
+            "needs a sample for each; use a larger file"
         )
     return [dataset.subset(part) for part in parts]
 
