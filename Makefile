@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 CXX_FILES := $(wildcard csrc/*)
 
-.PHONY: train test lint format clean
+.PHONY: train test lint format clean FORCE
 .DELETE_ON_ERROR:
 
 train: $(VENV)/installed-$(EXTRAS)
@@ -39,13 +39,18 @@ format: $(VENV)/installed-test,dev
 clean:
 	rm -rf $(VENV) build dist
 
-# One stamp for each set of extras. Python files need no new install (it is editable); the build and its inputs do.
-$(VENV)/installed-%: pyproject.toml CMakeLists.txt $(CXX_FILES) | $(BIN)/python
+# One stamp for each set of extras. The install is editable: a changed Python file needs no new one, a file that came or
+# went does, because the install knows the modules by name.
+$(VENV)/installed-%: pyproject.toml CMakeLists.txt $(CXX_FILES) $(VENV)/modules
 	@echo "installing ranvier[$*] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@RANVIER_REQUIRE_NATIVE= $(BIN)/python -c \
 	  "from ranvier.kernels import status; s = status(); s.found or print('ranvier: ' + s.reason)"
 	@touch $@
+
+$(VENV)/modules: FORCE | $(BIN)/python
+	@find ranvier -name "*.py" | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # The newest interpreter that can make an environment.
 $(BIN)/python:

@@ -1,5 +1,8 @@
 """Train spiking neural networks that live in space and time: distance is delay, and both are learned."""
 
+from ranvier import data as data
+from ranvier import space as space
 from ranvier.errors import RanvierError as RanvierError
+from ranvier.events import Events as Events
 
 __version__ = "0.1.0"
