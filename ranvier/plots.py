@@ -490,13 +490,16 @@ def _scatter(axis, points, dim):
     def at(name):
         return [points[name][:, a] for a in range(dim)]
 
+    def size(name, low, high):  # of a mark: many neurons must not hide each other
+        return float(np.clip(5000 / len(points[name]), low, high))
+
     channel = np.arange(len(points["inputs"]))
-    size = float(np.clip(6000 / len(channel), 10, 36))
     plain = {"depthshade": False} if dim == 3 else {}
-    dots = axis.scatter(*at("inputs"), c=channel, cmap="viridis", s=size, lw=0, label="inputs", zorder=2, **plain)
-    axis.scatter(*at("hidden"), marker="^", s=float(np.clip(3600 / len(points["hidden"]), 12, 36)), facecolor=ORANGE, edgecolor="white", lw=0.5, label="hidden", zorder=3,
-                 **plain)  # fmt: skip
+    edge = {"edgecolor": "white", "lw": 0.5} | plain
+    area = size("inputs", 10, 36)
+    dots = axis.scatter(*at("inputs"), c=channel, cmap="viridis", s=area, lw=0, label="inputs", zorder=2, **plain)
+    area = size("hidden", 13, 36)
+    axis.scatter(*at("hidden"), marker="^", s=area, facecolor=ORANGE, label="hidden", zorder=3, **edge)
     if "outputs" in points:
-        axis.scatter(*at("outputs"), marker="D", s=40, facecolor=PINK, edgecolor="white", lw=0.6, label="outputs",
-                     zorder=4, **plain)  # fmt: skip
+        axis.scatter(*at("outputs"), marker="D", s=40, facecolor=PINK, label="outputs", zorder=4, **edge)
     return dots
