@@ -1,0 +1,204 @@
+"""`simulate`: a layer through a recording, in one differentiable call."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ranvier import continuous, grid
+from ranvier.errors import RanvierError
+from ranvier.events import Events, n_steps
+from ranvier.layer import Layer
+from ranvier.plan import Plan
+from ranvier.spikes import record
+
+SCHEMES = ("continuous", "grid")
+BACKENDS = ("auto", "reference")
+# Slots of the delay ring come in this many, so that a slightly longer delay does not compile anew.
+SLOTS = 16
+# Records a sample when no capacity is given: for a mean rate [1/ms], and at least this many.
+RECORD_RATE, RECORD_LEAST = 0.2, 4096
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Simulation:
+    """What came out of `simulate`.
+
+    Parameters
+    ----------
+    spike_count : (B, N)
+        Spikes of each neuron; the derivative is the surrogate of Eq. 16.
+    first_spike : (B, N) [ms]
+        Time of the first spike, +inf if there is none (its cotangent counts as 0); exact derivative.
+    v : (B, N)
+        Voltage at T dt; exact derivative.
+    events : Events
+        The spikes, (B, capacity), whose times carry exact derivatives, so layers stack.
+    overflow : (B,) int32
+        Spikes that were lost: to `step_capacity`, to `capacity`, or beyond four of a neuron in one step. 0 is right.
+    delay_clipped : () int32
+        How many delays lay outside of [0, max_delay]; they act at the bound and have no derivative.
+    trace : (B, T, N), or None
+        Voltage at the end of each step, if asked for.
+    """
+
+    spike_count: jax.Array
+    first_spike: jax.Array
+    v: jax.Array
+    events: Events
+    overflow: jax.Array
+    delay_clipped: jax.Array
+    trace: jax.Array | None = None
+
+
+def simulate(
+    layer: Layer,
+    events: Events,
+    *,
+    duration: float,
+    dt: float,
+    max_delay: float | None = None,
+    scheme: str = "continuous",
+    backend: str = "auto",
+    capacity: int | None = None,
+    step_capacity: int | None = None,
+    trace: bool = False,
+) -> Simulation:
+    """Simulate N neurons of `layer` on a batch of `events` (B, E).
+
+    Works under `jax.jit`, `jax.grad`, `jax.jvp` and `jax.vmap` (over events and over the layer's arrays).
+
+    Parameters
+    ----------
+    layer : Layer
+        Weights (M, N), delays, neuron model; its dtype is that of the computation.
+    events : Events
+        Inputs, `n_channels` = M. Arrivals at or after T dt are outside of the run.
+    duration, dt : float [ms]
+        T = ceil(duration / dt) steps. In the continuous scheme dt bounds how exactly several arrivals between two steps
+        are told apart; spike times and delays are not rounded to it.
+    max_delay : float [ms], optional
+        Longest delay that the ring of coming arrivals holds; longer ones are clipped and counted in `delay_clipped`.
+        None takes it from the delays, which must then be known (not traced).
+    scheme : "continuous" or "grid"
+        Exact times (default), or the published scheme with everything rounded to steps.
+    backend : "auto" or "reference"
+        The reference is written in JAX and defines the result.
+    capacity : int, optional
+        Spike records a sample; 0 for none (nothing is then counted as lost for want of records). None has room for a
+        mean of 200 Hz.
+    step_capacity : int, optional
+        Neurons looked at in one step, a sample (shared by the samples of the batch). None is N: all of them, slow.
+    trace : bool
+        Return the voltage at the end of each step.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    RanvierError
+        If shapes, channels, times or options do not fit; the message says which.
+
+    References
+    ----------
+    `docs/equations.md`, Eq. 1 to 21.
+    """
+    _check(layer, events, scheme, backend, capacity, step_capacity)
+    steps = n_steps(duration, dt)
+    n_samples, n = events.time.shape[0], layer.w_in.shape[1]
+    d_in, d_rec = layer.delays()
+    _check_delays(layer, d_in, d_rec)
+    if max_delay is None:
+        max_delay = _longest(d_in, d_rec)
+    elif not max_delay >= 0 or max_delay == float("inf"):
+        raise RanvierError(f"simulate: got max_delay {max_delay}; it must be a finite number >= 0 (ms)")
+    if capacity is None:
+        capacity = min(4 * n * steps, max(RECORD_LEAST, int(n * steps * dt * RECORD_RATE)))
+    plan = Plan(
+        dt=float(dt),
+        n_steps=steps,
+        n_slots=-(-(int(max_delay / dt) + 2) // SLOTS) * SLOTS,
+        pool=n_samples * min(n, step_capacity or n),
+        record=capacity > 0,
+        trace=trace,
+    )
+    return _simulate(layer, d_in, d_rec, events, jnp.asarray(max_delay, d_in.dtype), plan, scheme, capacity)
+
+
+@partial(jax.jit, static_argnames=("plan", "scheme", "capacity"))
+def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity):
+    d_in, outside = _clip(d_in, max_delay)
+    if d_rec is not None:
+        d_rec, more = _clip(d_rec, max_delay)
+        outside = outside + more
+    n_samples, n = events.time.shape[0], layer.w_in.shape[1]
+    run = continuous.run if scheme == "continuous" else grid.run
+    end, lists, trace = run(layer, d_in, d_rec, events, plan)
+    overflow = end.overflow
+    if plan.record:
+        spikes, unrecorded = record(lists, plan.dt, n_samples, n, capacity)
+        overflow = overflow + unrecorded
+    else:
+        spikes = Events(jnp.zeros((n_samples, 0), d_in.dtype), jnp.zeros((n_samples, 0), jnp.int32), n)
+    first = jnp.where(
+        end.first_step >= 0, end.first_step.astype(d_in.dtype) * plan.dt + end.first_offset, jnp.inf
+    )
+    trace = None if trace is None else jnp.swapaxes(trace, 0, 1)
+    return Simulation(end.count, first, end.cells[0], spikes, overflow, outside, trace)
+
+
+def _clip(d, longest):
+    """`d` within [0, longest] and how many lay outside; a delay on a bound keeps its whole derivative."""
+    low, high = d < 0, d > longest
+    return jnp.where(low, 0.0, jnp.where(high, longest, d)), (low | high).sum(dtype=jnp.int32)
+
+
+def _longest(*delays):
+    if any(isinstance(d, jax.core.Tracer) for d in delays):
+        raise RanvierError("simulate: got delays under a JAX transformation and no max_delay; give max_delay in ms")
+    return max(0.0, *(float(d.max()) for d in delays if d is not None and d.size))
+
+
+def _check(layer, events, scheme, backend, capacity, step_capacity):
+    if not isinstance(events, Events):
+        raise RanvierError(f"simulate: got events of type {type(events).__name__}; give ranvier.Events")
+    shape = jnp.shape(layer.w_in)
+    if len(shape) != 2 or 0 in shape:
+        raise RanvierError(f"simulate: got w_in of shape {shape}; it must be (M, N), inputs first, and not empty")
+    if not jnp.issubdtype(jnp.result_type(layer.w_in), jnp.floating):
+        raise RanvierError(f"simulate: got w_in of dtype {jnp.result_type(layer.w_in)}; give float32 or float64")
+    if jnp.ndim(events.time) != 2 or jnp.shape(events.time) != jnp.shape(events.channel):
+        raise RanvierError(
+            f"simulate: got event times {jnp.shape(events.time)} and channels {jnp.shape(events.channel)}; "
+            "both must be (B, E), see Events.from_times"
+        )
+    if events.n_channels != shape[0]:
+        raise RanvierError(
+            f"simulate: got events of {events.n_channels} channels and w_in of shape {shape}; w_in must have "
+            f"{events.n_channels} rows"
+        )
+    if layer.w_rec is not None and jnp.shape(layer.w_rec) != (shape[1], shape[1]):
+        raise RanvierError(f"simulate: got w_rec of shape {jnp.shape(layer.w_rec)}; it must be {(shape[1], shape[1])}")
+    if layer.w_rec is None and layer.d_rec is not None:
+        raise RanvierError("simulate: got d_rec without w_rec; give both or neither")
+    for name in ("tau_mem", "tau_syn", "v_th"):
+        parameter = jnp.shape(getattr(layer.neuron, name))
+        if parameter not in ((), (shape[1],)):
+            raise RanvierError(f"simulate: got {name} of shape {parameter}; it must be () or {(shape[1],)}")
+    if scheme not in SCHEMES:
+        raise RanvierError(f"simulate: got scheme {scheme!r}; use one of {', '.join(SCHEMES)}")
+    if backend not in BACKENDS:
+        raise RanvierError(f"simulate: got backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    for name, value, least in (("capacity", capacity, 0), ("step_capacity", step_capacity, 1)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise RanvierError(f"simulate: got {name} {value!r}; it must be a whole number >= {least}")
+
+
+def _check_delays(layer, d_in, d_rec):
+    for name, d, w in (("d_in", d_in, layer.w_in), ("d_rec", d_rec, layer.w_rec)):
+        if d is not None and d.shape != jnp.shape(w):
+            raise RanvierError(f"simulate: got {name} of shape {d.shape}; it must be {jnp.shape(w)} like the weights")
