@@ -97,7 +97,8 @@ def grid_gradient(net, dt, run, a=None, first=None, adex=None):
         lam_i[t] = alpha lam_i[t+1] + (1 - S[t]) dt lam_v[t+1]
         dL/dw_ji = sum over spikes s of lam_i[s + k + 1]        dL/dd_ji = w_ji sum over spikes s of M_i[s + k]
 
-    AdEx adds lam_z; z' jumps at a spike by b/tau_w, so dz = (b/tau_w) dt_s there.
+    AdEx adds lam_z. At a spike z' falls by b/tau_w (z rises by b) and by a v_th (v falls to 0), so there
+    dz = (b/tau_w + a v_th) dt_s: with either part left out the gradient does not converge.
     """
     n, n_steps = net.n, len(run.fired)
     tau_mem, tau_syn, v_th = (net.per_neuron(name) for name in ("tau_mem", "tau_syn", "v_th"))
@@ -122,7 +123,7 @@ def grid_gradient(net, dt, run, a=None, first=None, adex=None):
                             by_spike += net.w_rec[j, target] * by_time[step, target]
                 lam_v[t, j] = (after * lam_v[t + 1, j] - by_spike) / before
                 if adex:
-                    lam_v[t, j] -= adex.b / adex.tau_w / before * lam_z[t + 1, j]
+                    lam_v[t, j] -= (adex.b / adex.tau_w + adex.a * v_th[j]) / before * lam_z[t + 1, j]
             else:
                 lam_i[t, j] += dt * lam_v[t + 1, j]
                 if adex:
