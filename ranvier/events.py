@@ -299,10 +299,8 @@ def pad_rows(times: Sequence, channels: Sequence, n_channels: int, capacity: int
 @partial(jax.jit, static_argnames=("steps", "n_channels"))
 def _histogram(time: jax.Array, channel: jax.Array, dt, duration, steps: int, n_channels: int) -> jax.Array:
     inside = time < duration
-    # Where before the cast: infinity has no integer. Minimum after it: rounding may lift an event just below
-    # `duration` into step T.
-    step = jnp.floor(jnp.where(inside, time, 0.0) / dt).astype(jnp.int32)
-    step = jnp.minimum(step, steps - 1)
+    # Rounding may lift an event just below `duration` into step T. Padding gets a meaningless step and adds nothing.
+    step = jnp.minimum(jnp.floor(time / dt).astype(jnp.int32), steps - 1)
     sample = jnp.arange(time.shape[0])[:, None]
     dense = jnp.zeros((time.shape[0], steps, n_channels), jnp.int32)
     return dense.at[sample, step, channel].add(inside.astype(jnp.int32))
