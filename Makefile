@@ -53,11 +53,9 @@ $(VENV)/modules: FORCE | $(BIN)/python
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # The newest interpreter that can make an environment.
+INTERPRETER = $(firstword $(foreach python,$(CANDIDATES),$(shell \
+  $(python) -c "import sys, ensurepip, venv; print('$(python)' if sys.version_info >= (3, 11) else '')" 2>/dev/null)))
 $(BIN)/python:
-	@for python in $(CANDIDATES); do \
-	  if "$$python" -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then \
-	    exec "$$python" -m venv $(VENV); \
-	  fi; \
-	done; \
-	echo "ranvier needs Python 3.11 or later with venv; tried $(CANDIDATES); install one, or make PYTHON=/path/to/python" >&2; \
-	exit 1
+	$(if $(INTERPRETER),,$(error ranvier needs Python 3.11 or later with venv; \
+	  none among $(CANDIDATES); install one, or name it: make PYTHON=/path/to/python))
+	$(INTERPRETER) -m venv $(VENV)
