@@ -146,7 +146,7 @@ class Events:
             )
         if raster.dtype.kind in "if" and (raster < 0).any():
             raise RanvierError(f"{where}: got a negative count; needs counts >= 0; remove signs or rectify first")
-        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        dtype = _time_type(np.dtype(np.float64))
         number = np.finfo(dtype)
         # Beyond these the centre of a bin, rounded, is no longer inside the bin.
         if raster.shape[1] * 4 * number.eps > 1 or dt < number.tiny or raster.shape[1] * float(dt) > float(number.max):
@@ -286,7 +286,7 @@ def pad_rows(times: Sequence, channels: Sequence, n_channels: int, capacity: int
             f"Events: got {counts[sample]} events in sample {sample} for a capacity of {capacity}; "
             f"needs capacity >= {longest}, the longest sample; raise capacity or leave it out"
         )
-    dtype = jax.dtypes.canonicalize_dtype(np.result_type(np.float32, *times))
+    dtype = _time_type(np.result_type(np.float32, *times))
     time = np.full((len(times), capacity), np.inf, dtype)
     channel = np.zeros((len(times), capacity), np.int32)
     real = np.arange(capacity) < counts[:, None]
@@ -322,15 +322,13 @@ def _checked_row(where: str, sample: int, times, channels, n_channels: int) -> t
         raise RanvierError(
             f"{where}: got times of type {time.dtype} in sample {sample}; needs numbers in ms; convert them"
         )
-    if time.dtype.kind in "iu" or time.dtype == np.float16:
-        time = time.astype(np.float32)
     if channel.size and channel.dtype.kind not in "iu":
         raise RanvierError(
             f"{where}: got channels of type {channel.dtype} in sample {sample}; needs integers; convert them"
         )
     # Check what will be stored: a large float64 is infinite in float32.
     with np.errstate(over="ignore"):
-        time = time.astype(jax.dtypes.canonicalize_dtype(time.dtype))
+        time = time.astype(_time_type(time.dtype))
     if not np.isfinite(time).all() or (time < 0).any():
         bad = time[~(np.isfinite(time) & (time >= 0))][0]
         raise RanvierError(f"{where}: got time {bad} in sample {sample}; needs finite times >= 0 ms; drop or shift it")
@@ -341,6 +339,11 @@ def _checked_row(where: str, sample: int, times, channels, n_channels: int) -> t
         )
     order = np.argsort(time, kind="stable")
     return time[order], channel[order].astype(np.int32)
+
+
+def _time_type(given: np.dtype) -> np.dtype:
+    """Type in which times given in type `given` are kept: JAX's own float for wide ones, else float32."""
+    return np.dtype(jnp.result_type(float) if given.kind == "f" and given.itemsize > 4 else np.float32)
 
 
 def _require_count(where: str, name: str, value) -> int:

@@ -60,7 +60,7 @@ def test_capacity_pads_further_and_an_empty_batch_keeps_one_slot():
     assert Events.from_times([[], []], [[], []], 5).time.shape == (2, 1)
 
 
-@pytest.mark.parametrize("given_type", [np.float16, np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("given_type", [np.float16, np.float32, np.float64, np.longdouble, np.int64])
 def test_times_are_float32_without_64_bits(given_type):
     assert Events.from_times([np.ones(2, given_type)], [[0, 1]], 5).time.dtype == jnp.float32
 
