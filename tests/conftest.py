@@ -20,7 +20,7 @@ jax.config.update("jax_enable_compilation_cache", False)
 @pytest.fixture
 def x64():
     """64-bit numbers for one test."""
-    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
