@@ -1,4 +1,4 @@
-"""What training minimises: cross entropy on logits or first spikes, and a penalty on firing rates."""
+"""What training minimises: cross entropy, and a penalty on firing rates; and where the true class stands."""
 
 import jax
 import jax.numpy as jnp
@@ -78,31 +78,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
         If the shapes do not fit.
     """
     return sample_mean(sample_cross_entropy(logits, labels), weight)
-
-
-def first_spike_logits(first_spike: jax.Array, duration: float, scale: float) -> jax.Array:
-    """Logits from the time to first spike: the earliest output wins.
-
-        z_k = -min(t_k, duration) / scale
-
-    Parameters
-    ----------
-    first_spike : (B, K) [ms]
-        +inf for a silent neuron, which counts as one that fires at `duration`.
-    duration : () [ms]
-    scale : () [ms]
-        Time that is worth one logit; the published recipe for Yin-Yang counts in steps of 0.01 ms.
-
-    Returns
-    -------
-    (B, K) jax.Array
-
-    Notes
-    -----
-    The replacement comes before any arithmetic: a derivative through inf - inf would be NaN.
-    """
-    fired = first_spike < duration
-    return -jnp.where(fired, first_spike, duration) / scale
 
 
 def rate_penalty(

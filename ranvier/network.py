@@ -9,7 +9,6 @@ from ranvier.config import Config
 from ranvier.errors import RanvierError
 from ranvier.events import Events
 from ranvier.layer import Layer
-from ranvier.losses import first_spike_logits
 from ranvier.neurons import LIF, AdEx
 from ranvier.simulate import Simulation, simulate
 from ranvier.space import Embedding, Space, init_space, matched_free
@@ -172,6 +171,31 @@ class Network:
                 f"Network.apply: got readout {config.readout!r}; needs one of {', '.join(READOUTS)}; pick one"
             )
         return Output(logits, hidden.spike_count, hidden.overflow, hidden.delay_clipped, hidden)
+
+
+def first_spike_logits(first_spike: jax.Array, duration: float, scale: float) -> jax.Array:
+    """Logits from the time to first spike: the earliest output wins.
+
+        z_k = -min(t_k, duration) / scale
+
+    Parameters
+    ----------
+    first_spike : (B, K) [ms]
+        +inf for a silent neuron, which counts as one that fires at `duration`.
+    duration : () [ms]
+    scale : () [ms]
+        Time that is worth one logit; the published recipe for Yin-Yang counts in steps of 0.01 ms.
+
+    Returns
+    -------
+    (B, K) jax.Array
+
+    Notes
+    -----
+    The replacement comes before any arithmetic: a derivative through inf - inf would be NaN.
+    """
+    fired = first_spike < duration
+    return -jnp.where(fired, first_spike, duration) / scale
 
 
 def leaky_mean(events: Events, spike_count: jax.Array, tau: float, duration: float) -> jax.Array:

@@ -22,8 +22,11 @@ from ranvier.runs import Run
 from ranvier.sparsify import Masks, all_kept, apply_masks, prune
 
 # Room for spikes per time step and sample at the start: few steps have more. An update that lost one is done again
-# with twice the room.
+# with twice the room. Each size compiles once, and the time of a step grows with it.
 STEP_CAPACITY = 4
+
+# After an epoch the room goes back to this many times the mean of the busiest sample, if that is much less.
+PEAK = 8
 
 # Mean rate [1/ms] for which the spike records of a readout that needs them have room at the start.
 RECORD_RATE = 0.05
@@ -339,7 +342,7 @@ def initial_limits(
         duration = (math.floor((latest + longest) / config.dt) + 1) * config.dt
     max_delay = max_delay or config.max_delay or max(DELAY_MARGIN * longest, config.dt)
     capacity = 0 if config.readout == "count" else _records(config, duration)
-    return Limits(float(duration), float(max_delay), STEP_CAPACITY, capacity)
+    return Limits(float(duration), float(max_delay), min(STEP_CAPACITY, config.hidden), capacity)
 
 
 def predict(
@@ -432,7 +435,7 @@ class _Training:
         order = np.random.default_rng([self.config.seed, self.done + 1]).permutation(len(self.splits.train))
         for indices, weight in _batches(order, self.config.batch_size)[self.step :]:
             started = time.perf_counter()
-            means, lost = self._update(indices, weight)
+            means, lost, busiest = self._update(indices, weight)
             seconds = time.perf_counter() - started
             n = int(weight.sum())
             self.step += 1
@@ -440,14 +443,15 @@ class _Training:
                 self.sums[name] += means[name] * n
             for name, value in (("n", n), ("lost", lost), ("seconds", seconds)):
                 self.sums[name] += value
+            self.sums["busiest"] = max(self.sums["busiest"], busiest)
             self.reporter.step(self.done + 1, self.step, means["loss"], means["top1"], n / seconds)
             if self.step < self.steps and self.reporter.stop_requested():
                 return False
         self._end_epoch()
         return self.done == self.config.epochs or not self.reporter.stop_requested()
 
-    def _update(self, indices: np.ndarray, weight: np.ndarray) -> tuple[dict[str, float], int]:
-        """One update of the state; the means over its batch, and how many spikes were lost for good."""
+    def _update(self, indices: np.ndarray, weight: np.ndarray) -> tuple[dict[str, float], int, float]:
+        """One update of the state; means over its batch, spikes lost for good, spikes of the busiest sample."""
         events, labels = _gather(self.splits.train, indices, self.capacity)
         call = partial(_train_step, self.state, events, labels, weight, config=self.config)
         result, self.limits = _with_room(call, self.limits, self.state.network, self.config)
@@ -461,7 +465,8 @@ class _Training:
                 "(checkpoint 'failed' has the state before this update)"
             )
         self.state = result.state
-        return {name: float(value) for name, value in zip(MEANS, means, strict=True)}, int(result.overflow)
+        named = {name: float(value) for name, value in zip(MEANS, means, strict=True)}
+        return named, int(result.overflow), float(result.busiest)
 
     def _end_epoch(self) -> None:
         """Measure, prune, log, choose and save."""
@@ -473,6 +478,9 @@ class _Training:
             self.reporter.note(
                 f"epoch {self.done}: lost {sums['lost']} spikes, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
             )
+        enough = _step_capacity(self.config, self.limits, PEAK * sums["busiest"])
+        if 4 * enough <= self.limits.step_capacity:
+            self.limits = replace(self.limits, step_capacity=enough)
         longest = float(self.state.network.longest_delay())
         if self.config.max_delay is not None and longest > self.config.max_delay:
             self.reporter.note(
@@ -616,12 +624,9 @@ def _with_room(
             limits = replace(limits, max_delay=DELAY_MARGIN * longest)
         elif fetched.overflow and (limits.step_capacity < n or 0 < limits.capacity < most):
             # The mean over the steps may already show that twice the room is not enough.
-            mean = math.ceil(float(fetched.busiest) * config.dt / limits.duration)
-            limits = replace(
-                limits,
-                step_capacity=min(n, 2 * max(limits.step_capacity, mean)),
-                capacity=min(most, 2 * limits.capacity),
-            )
+            mean = _step_capacity(config, limits, 2 * float(fetched.busiest))
+            step_capacity = min(n, max(2 * limits.step_capacity, mean))
+            limits = replace(limits, step_capacity=step_capacity, capacity=min(most, 2 * limits.capacity))
         else:
             return fetched._replace(state=result.state), limits
 
@@ -686,6 +691,13 @@ def _result(values: Any, out: Output, state: TrainState | None = None) -> _Resul
     return _Result(values, jnp.sum(out.overflow), out.delay_clipped, busiest, state)
 
 
+def _step_capacity(config: Config, limits: Limits, spikes: float) -> int:
+    """Room in a step for the mean of `spikes` over all steps: of few sizes, so that few programs are compiled."""
+    mean = spikes / n_steps(limits.duration, config.dt)
+    doublings = max(0, math.ceil(math.log2(max(mean, 1.0) / STEP_CAPACITY)))
+    return min(config.hidden, STEP_CAPACITY * 2**doublings)
+
+
 def _records(config: Config, duration: float) -> int:
     return max(64, math.ceil(RECORD_RATE * config.hidden * duration))
 
@@ -716,4 +728,4 @@ def _check_data(network: Network, dataset: Dataset) -> None:
 
 
 def _no_sums() -> dict[str, float]:
-    return dict.fromkeys((*MEANS, "n", "lost", "seconds"), 0)
+    return dict.fromkeys((*MEANS, "n", "lost", "seconds", "busiest"), 0)
