@@ -13,6 +13,7 @@ at each spike. `tests/test_exact.py` holds both against finite differences and a
 import heapq
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ class Net:
 
     w_in: np.ndarray
     d_in: np.ndarray
-    w_rec: np.ndarray | None
-    d_rec: np.ndarray | None
+    w_rec: Any
+    d_rec: Any
     times: np.ndarray
     channels: np.ndarray
     duration: float
@@ -161,7 +162,7 @@ def solve(net, single_spike=False):
     n = net.n
     w_in, d_in = np.asarray(net.w_in, float).tolist(), np.asarray(net.d_in, float).tolist()
     recurrent = net.w_rec is not None
-    w_rec = np.asarray(net.w_rec, float).tolist() if recurrent else None
+    w_rec = np.asarray(net.w_rec, float).tolist() if recurrent else []
     d_rec = np.zeros((n, n)).tolist() if net.d_rec is None else np.asarray(net.d_rec, float).tolist()
     channels = [int(c) for c in net.channels]
 
@@ -226,12 +227,8 @@ def gradient(net, solution, a=None, b=None):
     lam_i = [0.0] * n
     by_spike = np.zeros(len(solution.spikes)) if b is None else np.array(b, float)
     channels = [int(c) for c in net.channels]
-    out = Gradient(
-        *(np.zeros(np.shape(net.w_in)) for _ in range(2)),
-        *(np.zeros((n, n)) for _ in range(2)),
-        np.zeros(len(channels)),
-        *(np.zeros(n) for _ in range(3)),
-    )
+    shapes = {"w_in": net.w_in.shape, "d_in": net.w_in.shape, "w_rec": (n, n), "d_rec": (n, n), "times": len(channels)}
+    out = Gradient(**{f.name: np.zeros(shapes.get(f.name, n)) for f in fields(Gradient)})
     for kind, j, source, h, v0, i0 in reversed(solution.tape):
         if kind == SPIKE:
             # dt_s = (dv_th - dv)/slope with dv at a fixed time; then dv after the reset = -i dt_s.
