@@ -266,8 +266,9 @@ def leaky_max(events: Events, spike_count: jax.Array, w_out: jax.Array, tau: flo
         return first[0] * second[0], first[1] * second[0] + second[1]
 
     _, u = jax.lax.associative_scan(join, (jnp.broadcast_to(decay, jump.shape), jump), axis=1)
-    # Padding sits at `duration`, where u has only decayed: it can never be the maximum unless u is negative.
-    u = jnp.where(present[:, :, None], u, -jnp.inf)
+    # Of simultaneous spikes only the last has the value at that time; what follows a row's last spike is padding.
+    after = jnp.concatenate([time[:, 1:], jnp.full_like(time[:, :1], duration)], axis=1)
+    u = jnp.where((present & (after > time))[:, :, None], u, -jnp.inf)
     top = jnp.argmax(u, axis=1)
     highest = jnp.take_along_axis(u, top[:, None, :], axis=1)[:, 0]
     exact = jnp.where(highest > 0, highest, 0.0)
