@@ -17,6 +17,8 @@ from pathlib import Path
 from ranvier.errors import RanvierError
 
 _LIBRARY = "libranvier_cpu.so"
+_HANDLERS = ("lif_forward", "lif_backward")
+_SUFFIX = {"float32": "f32", "float64": "f64"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ def status() -> KernelStatus:
     return found
 
 
+def target(name: str, dtype) -> str:
+    """The name under which XLA knows the handler `name` for arrays of `dtype`."""
+    return f"ranvier_{name}_{_SUFFIX[str(dtype)]}"
+
+
+@functools.cache
+def register() -> None:
+    """Make the handlers known to XLA; call it only where `status().found`."""
+    import jax
+
+    path = status().path
+    assert path is not None
+    library = ctypes.CDLL(path)
+    for name in _HANDLERS:
+        for dtype in _SUFFIX:
+            symbol = target(name, dtype)
+            jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+
+
 def _folders() -> tuple[Path, ...]:
     """Where the library may lie: an editable install has two package folders, the source and the installed one."""
     if folder := os.environ.get("RANVIER_LIB_DIR"):
@@ -84,7 +105,8 @@ def _inspect(folders: tuple[Path, ...]) -> KernelStatus:
         # XLA refuses such a handler only when a backend starts, and then no backend starts at all.
         reason = f"{path} is built for XLA FFI {_dotted(api)}; the installed jaxlib has {_dotted(runtime)}"
         return KernelStatus(False, str(path), reason, _dotted(api), isa)
-    reason = f"compiled with {compiler}; no operator is in it so far, the JAX reference computes everything"
+    running = _text(library.ranvier_running_isa)
+    reason = f"LIF in the continuous scheme on the CPU, {running} code, compiled with {compiler}"
     return KernelStatus(True, str(path), reason, _dotted(api), isa)
 
 

@@ -71,6 +71,10 @@ def record(lists, dt, n_samples, n_neurons, capacity):
     time = step.astype(lists.g.dtype) * dt + lists.g
     times = jnp.full((n_samples, capacity), jnp.inf, time.dtype).at[lists.sample, column].set(time, mode="drop")
     channels = jnp.zeros((n_samples, capacity), jnp.int32).at[lists.sample, column].set(lists.neuron, mode="drop")
+    return by_time(times, channels, n_neurons), jnp.maximum(per_step.sum(0) - capacity, 0)
+
+
+def by_time(times, channels, n_neurons):
+    """`Events` of rows in any order, sorted."""
     order = jnp.argsort(jax.lax.stop_gradient(times), axis=1, stable=True)
-    events = Events(jnp.take_along_axis(times, order, 1), jnp.take_along_axis(channels, order, 1), n_neurons)
-    return events, jnp.maximum(per_step.sum(0) - capacity, 0)
+    return Events(jnp.take_along_axis(times, order, 1), jnp.take_along_axis(channels, order, 1), n_neurons)
