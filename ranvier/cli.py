@@ -181,15 +181,15 @@ def _eval(arguments: list[str], folder: str, data: str | None, test_data: str | 
     if not own:
         config = replace(config, data=data or config.data, test_data=test_data, limit_test=None).validate()
     splits = _load_data(config)
-    for line in splits.notes:
-        _say(line)
-    _say(f"best network, of epoch {meta['epoch']}")
-    for row in run.metrics():
-        if row["epoch"] == meta["epoch"] and row["split"].startswith("validation"):
-            _say(_describe(row["split"], row))
     # Rates are per simulated time: the run's own, where these are the run's own samples.
     duration = meta["limits"]["duration"] if own else None
     measured = evaluate(network, splits.test, run.config, duration=duration, groups=splits.test_groups)
+    for line in splits.notes:
+        _say(line)
+    _say(f"best network, of epoch {meta['epoch']}")
+    for row in run.metrics():  # on sparse runs also before pruning
+        if row["epoch"] == meta["epoch"] and row["split"].startswith("validation"):
+            _say(_describe(row["split"], row))
     _print_test({"test" if name == "all" else f"test {name}": vars(m) for name, m in measured.items()}, run.folder)
     return 0
 
