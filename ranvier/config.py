@@ -101,6 +101,9 @@ class Config:
     # simulation
     scheme: Literal["continuous", "grid"] = "continuous"
     """Time scheme: real-valued spike times and delays, or both rounded to whole steps."""
+
+    backend: Literal["auto", "reference", "native"] = "auto"
+    """What computes the simulation: JAX (reference) or compiled kernels (native); auto: compiled where they can."""
     dt: float = 1.0
     """Time step [ms]."""
     duration: float | None = None

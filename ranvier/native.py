@@ -15,7 +15,7 @@ from ranvier.errors import RanvierError
 from ranvier.neurons import LIF
 
 
-def refusal(layer, scheme, trace):
+def refusal(layer, scheme, trace=False):
     """One line why the compiled backend cannot run this, or None."""
     status = kernels.status()
     if not status.found:

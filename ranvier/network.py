@@ -9,6 +9,7 @@ from ranvier.config import Config
 from ranvier.errors import RanvierError
 from ranvier.events import Events
 from ranvier.layer import Layer
+from ranvier.native import refusal
 from ranvier.neurons import LIF, AdEx
 from ranvier.simulate import Simulation, simulate
 from ranvier.space import Embedding, Space, init_space, matched_free
@@ -101,6 +102,12 @@ class Network:
         positions = self.space.positions()
         return self.output.d_in(None if positions is None else positions[1])
 
+    def backend(self, config: Config) -> str:
+        """What simulates this network: `config.backend`, where "auto" is the compiled kernels if they can."""
+        if config.backend != "auto":
+            return config.backend
+        return "reference" if refusal(self.layer(config), config.scheme) else "native"
+
     def apply(
         self,
         config: Config,
@@ -110,20 +117,19 @@ class Network:
         max_delay: float | None = None,
         capacity: int | None = None,
         step_capacity: int | None = None,
-        backend: str = "auto",
     ) -> Output:
         """Simulate a batch and read it out.
 
         Parameters
         ----------
         config : Config
-            `readout`, `output_tau`, and the options of neuron and simulation.
+            `readout`, `output_tau`, and the options of neuron and simulation; `backend` "auto" takes the compiled
+            kernels where they can, since training needs reverse mode only.
         events : Events
             (B, E) input events.
         duration, max_delay : float [ms]
         capacity, step_capacity : int or None
             Room for spikes a sample and a step; see `simulate`.
-        backend : str
 
         Returns
         -------
@@ -139,7 +145,7 @@ class Network:
             "dt": config.dt,
             "max_delay": max_delay,
             "scheme": config.scheme,
-            "backend": backend,
+            "backend": self.backend(config),
             "capacity": capacity,
             "step_capacity": step_capacity,
         }

@@ -92,7 +92,7 @@ def simulate(
         of no concern to it.
     capacity : int, optional
         Spike records a sample; 0 for none (nothing is then counted as lost for want of records). None has room for a
-        mean of 200 Hz.
+        mean of 200 Hz. The native backend needs records to go back along and makes room for as many when it is 0.
     step_capacity : int, optional
         Neurons looked at in one step, a sample (shared by the samples of the batch). None is N: all of them, slow.
     trace : bool
@@ -143,15 +143,14 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
         outside = outside + more
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
     if native:
-        out = native_backend.run(layer, d_in, d_rec, events, plan, max(capacity, _room(n, plan.n_steps, plan.dt)))
+        out = native_backend.run(layer, d_in, d_rec, events, plan, capacity or _room(n, plan.n_steps, plan.dt))
         count, v, trace, overflow = out["count"], out["v"], None, out["overflow"]
         first_step, first_offset = out["first_step"], out["first_offset"]
         if plan.record:
             here = jnp.arange(capacity)[None, :] < out["n_spikes"][:, None]
             times = out["spike_step"].astype(v.dtype) * plan.dt + out["spike_g"]
-            times = jnp.where(here, times[:, :capacity], jnp.inf)
-            spikes = by_time(times, jnp.where(here, out["spike_neuron"][:, :capacity], 0), n)
-            overflow = overflow + jnp.maximum(out["n_spikes"] - capacity, 0)
+            times = jnp.where(here, times, jnp.inf)
+            spikes = by_time(times, jnp.where(here, out["spike_neuron"], 0), n)
     else:
         run = continuous.run if scheme == "continuous" else grid.run
         end, lists, trace = run(layer, d_in, d_rec, events, plan)

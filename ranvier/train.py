@@ -341,7 +341,9 @@ def initial_limits(
         # A whole number of steps, so that an event at `latest` itself is inside.
         duration = (math.floor((latest + longest) / config.dt) + 1) * config.dt
     max_delay = max_delay or config.max_delay or max(DELAY_MARGIN * longest, config.dt)
-    capacity = 0 if config.readout == "count" else _records(config, duration)
+    # The compiled kernels go back along the recorded spikes, whatever the readout.
+    needed = config.readout != "count" or network.backend(config) == "native"
+    capacity = _records(config, duration) if needed else 0
     return Limits(float(duration), float(max_delay), min(STEP_CAPACITY, config.hidden), capacity)
 
 
