@@ -49,7 +49,9 @@ def input_arrivals(events, w, d, plan):
         real = time < plan.n_steps * plan.dt
         time = jnp.where(real, time, 0.0)
         bucket = jnp.floor(stop_gradient(time) / plan.dt).astype(jnp.int32)[..., None] + delay[channel]
-        place = jnp.where(real[..., None] & (bucket < plan.n_steps), (bucket * n_samples + sample) * n + target, dropped)
+        place = jnp.where(
+            real[..., None] & (bucket < plan.n_steps), (bucket * n_samples + sample) * n + target, dropped
+        )
         weight = w[channel]
         moved = weight * (shift(time).astype(w.dtype)[..., None] + shift(d)[channel])
         return place, jnp.stack([weight, moved], -1)
@@ -78,6 +80,11 @@ def run(layer, d_in, d_rec, events, plan):
         rate = i - v / tau_mem
         return rate - z + delta_t * jnp.exp((v - 0.5) / delta_t) if adex else rate
 
+    def euler(v, i, z):
+        # a neuron that has fired its single spike stays above threshold: the exponential must stay finite there
+        held = jnp.where(v < v_th, v, v_th)
+        return v + dt * (slope(held, i, z) - (v - held) / tau_mem)
+
     def body(state, xs):
         step, arrived = xs
         v, i, *rest = state.cells
@@ -105,13 +112,13 @@ def run(layer, d_in, d_rec, events, plan):
         kick, late = arrived[..., 0], arrived[..., 1]
         after = stop_gradient(slope(jnp.zeros_like(v), i + kick, None if z is None else z + b))
         resting = jnp.where(fired, 0.0, v)
-        free = resting + dt * slope(resting, i, z) if adex else beta * resting + dt * i
+        free = euler(resting, i, z) if adex else beta * resting + dt * i
         v_next = jnp.where(fired, -after * moved, free - late)
         i_next = alpha * i + kick + late / tau_syn
         cells = (v_next, i_next)
         if adex:
-            # v stays in the drive of z in the step of the spike, as published
-            z_next = z + dt * (-z / tau_w + a * v) + jnp.where(fired, b + b / tau_w * moved, 0.0)
+            # v stays in the drive of z in the step of the spike, as published; there z' falls by a v_th and b / tau_w
+            z_next = z + dt * (-z / tau_w + a * v) + jnp.where(fired, b + (b / tau_w + a * v_th) * moved, 0.0)
             cells = (v_next, i_next, z_next)
 
         over = jnp.where(silent, 0.0, v - v_th)

@@ -21,7 +21,7 @@ DURATION, MAX_DELAY, CAPACITY, BATCH = 40.0, 9.0, 256, 64
 
 @dataclass(frozen=True)
 class Run:
-    """What came out for one network; gradient: by name, of the loss a v + b first_spike + c times of events + s count."""
+    """What came out for one network; gradient: of `loss`, by name."""
 
     spikes: list
     v: np.ndarray
@@ -65,9 +65,7 @@ def weighting(n=4, a=0.0, b=0.0, c=0.0, s=0.0, dtype=float):
 
 def mixed_weighting(dtype=float):
     """Every output with its own weight, so that no term hides behind another; no surrogate."""
-    return weighting(
-        a=np.linspace(0.3, 1.2, 4), b=np.linspace(1.1, 0.2, 4), c=np.cos(np.arange(CAPACITY)), dtype=dtype
-    )
+    return weighting(a=np.linspace(0.3, 1.2, 4), b=np.linspace(1.1, 0.2, 4), c=np.cos(np.arange(CAPACITY)), dtype=dtype)
 
 
 @cache
