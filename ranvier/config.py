@@ -101,7 +101,6 @@ class Config:
     # simulation
     scheme: Literal["continuous", "grid"] = "continuous"
     """Time scheme: real-valued spike times and delays, or both rounded to whole steps."""
-
     backend: Literal["auto", "reference", "native"] = "auto"
     """What computes the simulation: JAX (reference) or compiled kernels (native); auto: compiled where they can."""
     dt: float = 1.0
@@ -153,7 +152,7 @@ class Config:
     tag: str = ""
     """Text added to the name of the run folder."""
     resume: str | None = None
-    """Run folder to go on with; its options hold, only epochs may change."""
+    """Run folder to go on with; its options hold, only epochs and backend may change."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
     live: bool = False
@@ -231,7 +230,7 @@ class Config:
         RanvierError : no such file, no TOML, an unknown name, a wrong type, a bad value
         """
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise RanvierError(
                 f"Config.from_toml: {path} cannot be read ({error.strerror}); needs a TOML file; check the path"

@@ -8,7 +8,9 @@ import contextlib
 import io
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ BLUE, SKY, ORANGE, AMBER = "#0072B2", "#56B4E9", "#D55E00", "#E69F00"
 GREEN, PINK, GREY, INK = "#009E73", "#CC79A7", "#9A9A9A", "#262626"
 SPLITS = {"train": BLUE, "validation": ORANGE, "validation before pruning": SKY, "test": GREEN}
 GROUPS = (AMBER, PINK, "#7A5C00", INK)  # named groups of the test set
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 180,
     "figure.constrained_layout.use": True,
@@ -75,22 +77,22 @@ def plot_run(folder: str | Path) -> list[Path]:
         )
     config = Config.from_toml(folder / "config.toml")
     spec = parse(config.net)
-    before, after = (_read_network(folder, name) for name in ("initial", "best"))
+    found = {stage: _read_network(folder, name) for stage, name in (("before", "initial"), ("after", "best"))}
+    stages = {stage: network for stage, network in found.items() if network is not None}
     rows = read_metrics(folder)
     figures = {}
     if rows:
         target = config.target_rate_hz if config.rate_weight > 0 else None
-        n_classes = None if before is None else before["w_out"].shape[1]
+        n_classes = stages["before"]["w_out"].shape[1] if "before" in stages else None
         figures["learning"] = learning_curves(rows, target_rate_hz=target, n_classes=n_classes)
-    if after is not None and (folder / "samples.npz").is_file():
-        figures["raster"] = raster(read_arrays(folder / "samples.npz"), *after["w_in"].shape)
-    stages = {name: network for name, network in (("before", before), ("after", after)) if network is not None}
+    if "after" in stages and (folder / "samples.npz").is_file():
+        figures["raster"] = raster(read_arrays(folder / "samples.npz"), *stages["after"]["w_in"].shape)
     if stages and spec.has_positions:
         titles = {"before": "before training", "after": "after training"}
         figures["positions"] = position_map({titles[s]: network_positions(spec, n) for s, n in stages.items()})
     if stages and spec.kind != "none":
         figures["delays"] = delay_histograms({stage: network_delays(spec, n) for stage, n in stages.items()})
-        network = after if after is not None else before
+        network = stages.get("after", stages.get("before", {}))
         figures["weights"] = delay_weight_maps(network_delays(spec, network), network_weights(network))
     (folder / "figures").mkdir(exist_ok=True)
     return [save_figure(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
@@ -421,7 +423,7 @@ def delay_weight_maps(delays: dict[str, np.ndarray], weights: dict[str, np.ndarr
 
 
 @contextlib.contextmanager
-def _style():
+def _style() -> Iterator[Callable[..., tuple[Any, Any]]]:
     """The common look; gives a function that makes a figure outside pyplot, which keeps no global state."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -99,7 +99,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     arrays = read_arrays(path)
     header = arrays.pop(HEADER, None)
     try:
-        content = json.loads(bytes(header))
+        content = {} if header is None else json.loads(bytes(header))
         if content["format"] != FORMAT:
             raise ValueError
         return arrays, dict(content["meta"])

@@ -236,11 +236,11 @@ def test_float64_is_on_before_the_data_is_read(monkeypatch, toy):
     seen = []
 
     def load(config):
-        seen.append(jax.config.jax_enable_x64)
+        seen.append(jax.config.read("jax_enable_x64"))
         raise RanvierError("stop")
 
     monkeypatch.setattr(cli, "_load_data", load)
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     try:
         assert main(["train", *toy]) == 2
         assert main(["train", *toy, "--precision", "float64"]) == 2
@@ -310,17 +310,17 @@ with _Interrupts(lambda: os.write(1, b"first "), lambda: os.write(1, b"second"))
 
 def interrupted(wait: bool, signals: int) -> tuple[int, bytes]:
     process = subprocess.Popen([sys.executable, "-c", BUSY.format(wait=wait)], stdout=subprocess.PIPE)
-    try:
-        output = os.read(process.stdout.fileno(), 6)
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
-            output += os.read(process.stdout.fileno(), 6)
-        code = process.wait(20)
-        return code, output + process.stdout.read()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        try:
+            output = os.read(stdout.fileno(), 6)
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                output += os.read(stdout.fileno(), 6)
+            return process.wait(20), output + stdout.read()
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_first_interrupt_asks_and_second_ends_at_once():
@@ -340,16 +340,17 @@ def test_interrupt_outside_of_training(monkeypatch, toy, capsys):
 # progress and the live picture
 
 
-def test_progress_bar_on_a_terminal(monkeypatch):
+def test_progress_bar_on_a_terminal(tmp_path):
     from rich.console import Console
 
-    terminal = cli._Terminal(SimpleNamespace(), live=False)
+    terminal = cli._Terminal(Run(tmp_path, Config()), live=False)
     screen = io.StringIO()
     terminal.console = Console(file=screen, force_terminal=True, width=120, highlight=False, markup=False)
     row = {"epoch": 1, "split": "train", "loss": 0.5, "top1": 0.25, "rate_hz": 3.0, "samples_per_s": 99.0}
     with terminal:
         terminal.start(3, 10, 0)
         terminal.step(1, 4, 0.75, 0.5, 812.0)
+        assert terminal.progress is not None
         terminal.progress.refresh()
         terminal.epoch([row])
     text = screen.getvalue()
@@ -453,6 +454,7 @@ def test_sample_limits(toy):
     whole = cli._load_data(config)
     cut = cli._load_data(replace(config, limit_train=5, limit_validation=100, limit_test=2))
     assert (len(cut.train), len(cut.validation), len(cut.test)) == (5, len(whole.validation), 2)
+    assert whole.test.speaker is not None and cut.test.speaker is not None
     voices = {name: set(whole.test.speaker[group]) for name, group in whole.test_groups.items()}
     assert sum(len(group) for group in cut.test_groups.values()) == 2
     for name, group in cut.test_groups.items():

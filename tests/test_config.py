@@ -47,6 +47,7 @@ OTHER = {
     "constant_weights": True,
     "positive_weights": True,
     "scheme": "grid",
+    "backend": "reference",
     "dt": 0.1,
     "duration": 1000.0,
     "max_delay": 21.0,
@@ -105,8 +106,9 @@ def test_every_field_has_help_with_a_unit():
     texts = {}
     for statement, after in zip(node.body, node.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign):
-            assert isinstance(after, ast.Expr), f"{statement.target.id} has no text under it"
-            texts[statement.target.id] = after.value.value
+            name = ast.unparse(statement.target)
+            assert isinstance(after, ast.Expr), f"{name} has no text under it"
+            texts[name] = ast.literal_eval(after.value)
     assert set(texts) == set(TYPES)
     for name, annotation in TYPES.items():
         assert texts[name].strip().endswith((".", "]"))
@@ -145,6 +147,7 @@ BAD = [
     ("neuron", "hh"),
     ("readout", "vote"),
     ("scheme", "exact"),
+    ("backend", "cuda"),
     ("precision", "float16"),
     ("sparsity", 1.0),
     ("sparsity", -0.1),

@@ -69,7 +69,9 @@ def make_run(folder, net: str, *, names=("initial", "best"), samples=True, epoch
 
 
 def leaves(run: Run) -> dict:
-    return plots._read_network(run.folder, "best")
+    network = plots._read_network(run.folder, "best")
+    assert network is not None
+    return network
 
 
 ALL = ["learning", "raster", "positions", "delays", "weights"]
@@ -143,7 +145,7 @@ def test_positions_are_those_of_the_network(net, tmp_path):
     expected = {"inputs": inputs, "hidden": hidden, "outputs": spaces["output"].positions(hidden)[1]}
     assert points.keys() == expected.keys()
     for name in points:
-        np.testing.assert_allclose(points[name], expected[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(points[name], np.asarray(expected[name]), rtol=1e-5, atol=1e-5)
 
 
 def test_a_matched_network_has_free_delays_of_the_space(tmp_path):
@@ -213,9 +215,9 @@ def test_learning_curves():
     loss, accuracy, rate = figure.axes
     assert rate.get_ylim()[1] > 10 and loss.get_legend() is None
     train = next(line for line in accuracy.lines if line.get_label() == "train")
-    np.testing.assert_allclose(train.get_ydata(), 10.0 * np.arange(1, 9))
+    np.testing.assert_allclose(np.asarray(train.get_ydata()), 10.0 * np.arange(1, 9))
     guessing = next(line for line in accuracy.lines if line.get_label() == "guessing")
-    np.testing.assert_allclose(guessing.get_ydata(), 25.0)
+    np.testing.assert_allclose(np.asarray(guessing.get_ydata()), 25.0)
 
 
 def test_every_split_has_its_own_colour():
@@ -253,6 +255,8 @@ def test_all_neurons_in_one_place():
 
 
 def test_delay_histograms():
+    from matplotlib.patches import StepPatch
+
     before = {"input": np.full((4, 3), 2.0), "recurrent": np.where(np.eye(3, dtype=bool), np.nan, 4.0)}
     after = {"input": np.full((4, 3), 6.0), "recurrent": np.where(np.eye(3, dtype=bool), np.nan, 1.0)}
     figure = plots.delay_histograms({"before": before, "after": after})
@@ -260,7 +264,9 @@ def test_delay_histograms():
     words = texts(figure)
     assert "before, median 2 ms" in words and "after, median 6 ms" in words
     assert "before, median 4 ms" in words and "after, median 1 ms" in words  # the diagonal is no synapse
-    values, edges, _ = figure.axes[0].patches[0].get_data()
+    bars = figure.axes[0].patches[0]
+    assert isinstance(bars, StepPatch)
+    values, edges, _ = bars.get_data()
     assert values.sum() == pytest.approx(100) and edges[np.argmax(values)] <= 2 <= edges[np.argmax(values) + 1]
 
 
@@ -274,7 +280,7 @@ def test_delay_weight_maps():
     words = texts(figure)
     assert "Input synapses, 25 % in use" in words and "no weight differs from 0" in words and "weight [1/ms]" in words
     counts = figure.axes[0].collections[0].get_array()
-    assert counts.sum() == 300  # the pruned ones are not drawn
+    assert np.sum(counts) == 300  # the pruned ones are not drawn
 
 
 def test_raster(tmp_path):
@@ -283,7 +289,7 @@ def test_raster(tmp_path):
     assert overlaps(figure) == []
     words = texts(figure)
     assert "zero, read as zero" in words and "fünf, read as sechs" in words
-    assert [len(axis.collections[0].get_offsets()) for axis in figure.axes] == [2, 0, 3] * 2
+    assert [len(np.asarray(axis.collections[0].get_offsets())) for axis in figure.axes] == [2, 0, 3] * 2
     assert all(axis.get_xlim() == (0, 10) for axis in figure.axes)
 
 
