@@ -4,7 +4,6 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 said in one line; 130 interrupted.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -363,7 +362,7 @@ class _Terminal:
         self.progress = None
         self.picture = _live_picture(run) if live else None
         self.interrupts = _Interrupts(self._note_stop, lambda: self.console.show_cursor(True))
-        self.total_epochs = 0
+        self.total_epochs = self.last_epoch = 0
 
     def __enter__(self):
         self.interrupts.__enter__()
@@ -399,6 +398,7 @@ class _Terminal:
             self.progress.update(self.task, completed=step, epoch=epoch, scores=scores)
 
     def epoch(self, rows: list[dict]) -> None:
+        self.last_epoch = rows[-1]["epoch"]
         if any(row["split"].startswith("test") for row in rows):
             return  # said at the end, by the command
         parts = [f"epoch {rows[0]['epoch']}/{self.total_epochs}"]
@@ -413,7 +413,7 @@ class _Terminal:
 
     def live(self, network) -> None:
         if self.picture is not None:
-            self.picture(network)
+            self.picture(network, f"after epoch {self.last_epoch}")
 
     def stop_requested(self) -> bool:
         return self.interrupts.requested.is_set()
@@ -429,50 +429,22 @@ def _live_picture(run: Run):
     """
     import numpy as np
 
-    from ranvier.plots import position_map, save_figure
+    from ranvier.plots import open_window, position_map, save_figure
     from ranvier.space import parse
 
     if not parse(run.config.net).has_positions:
         _say(f"live: net {run.config.net} has no positions to draw")
         return None
-    path, window = run.folder / "figures" / "live.png", _window()
+    path, window = run.folder / "figures" / "live.png", open_window()
     _say(f"live: {path} is drawn after each epoch{'' if window else '; no display for a window'}")
 
-    def draw(network) -> None:
+    def draw(network, title: str) -> None:
         inputs, hidden = network.space.positions()
         points = {"inputs": np.asarray(inputs), "hidden": np.asarray(hidden)}
         if network.output is not None:
             points["outputs"] = np.asarray(network.output.positions(hidden)[1])
-        save_figure(position_map({"now": points}), path)
+        save_figure(position_map({title: points}), path)
         if window is not None:
             window(path)
 
     return draw
-
-
-def _window():
-    """A function that shows a PNG file in a window, or None where there is no display or no toolkit for one."""
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return None
-    import matplotlib
-
-    with contextlib.suppress(ImportError):
-        import matplotlib.pyplot as plt
-
-        if matplotlib.get_backend().lower() in {"agg", "pdf", "svg", "ps", "cairo", "template"}:
-            return None
-        plt.ion()
-        figure = plt.figure("ranvier", figsize=(6, 5.2))
-        axis = figure.add_axes((0, 0, 1, 1))
-        axis.set_axis_off()
-
-        def show(path: Path) -> None:
-            with contextlib.suppress(Exception):  # a closed window or a lost display must not end the training
-                axis.clear()
-                axis.set_axis_off()
-                axis.imshow(plt.imread(path))
-                figure.canvas.draw_idle()
-                figure.canvas.flush_events()
-
-        return show
-    return None

@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,41 @@ def save_figure(figure, path: str | Path) -> Path:
         figure.savefig(buffer, format="png")
     write_atomic(path, buffer.getvalue())
     return Path(path)
+
+
+def open_window() -> Callable[[Path], None] | None:
+    """A window for a PNG file that changes.
+
+    Returns
+    -------
+    function that shows the file at a path, or None where there is no display or no toolkit for windows
+    """
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return None
+    import matplotlib
+
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib.backends import BackendFilter, backend_registry
+
+        windowed = [name.lower() for name in backend_registry.list_builtin(BackendFilter.INTERACTIVE)]
+        if str(matplotlib.get_backend()).lower() not in windowed:
+            return None
+        plt.ion()
+        figure = plt.figure("ranvier", figsize=(6, 5.2))
+    except Exception:  # each toolkit has errors of its own for a display that is not there
+        return None
+    axes = figure.add_axes((0, 0, 1, 1))
+
+    def show(path: Path) -> None:
+        with contextlib.suppress(Exception):  # a closed window or a lost display must not end the training
+            axes.clear()
+            axes.set_axis_off()
+            axes.imshow(plt.imread(path))
+            figure.canvas.draw()
+            figure.canvas.flush_events()
+
+    return show
 
 
 # what a checkpoint says ------------------------------------------------------------------------------------------
@@ -408,6 +444,11 @@ def delay_weight_maps(delays: dict[str, np.ndarray], weights: dict[str, np.ndarr
             axis.set(title=title, xlabel="delay [ms]", ylabel="weight [1/ms]")
             if not x.size:
                 axis.text(0.5, 0.5, "no weight differs from 0", transform=axis.transAxes, ha="center")
+                continue
+            if x.size < 500:
+                axis.scatter(x, y, s=12, lw=0, color=BLUE, alpha=0.7)
+                axis.set(xlim=_range(x, at_zero=True), ylim=_range(y))
+                axis.axhline(0, color=ORANGE, lw=1)
                 continue
             bins = int(np.clip(math.sqrt(x.size) / 2, 12, 60))  # some synapses a bin where they are dense
             count, x_edges, y_edges = np.histogram2d(x, y, bins=bins, range=[_range(x, at_zero=True), _range(y)])

@@ -375,11 +375,6 @@ def test_live_picture(net, tmp_path, capsys, monkeypatch):
         assert picture.read_bytes().startswith(b"\x89PNG") and list(picture.parent.iterdir()) == [picture]
 
 
-def test_no_window_without_a_toolkit(monkeypatch):
-    monkeypatch.setenv("DISPLAY", ":0")
-    assert cli._window() is None  # the tests run with a backend that has no windows
-
-
 # the other commands
 
 

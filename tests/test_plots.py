@@ -274,13 +274,21 @@ def test_delay_weight_maps():
     random = np.random.default_rng(0)
     delays = {"input": random.uniform(0, 9, (40, 30)), "recurrent": np.full((1, 1), np.nan)}
     weights = {"input": random.normal(size=(40, 30)), "recurrent": np.ones((1, 1)), "output": np.ones((30, 2))}
-    weights["input"][:30] = 0
+    weights["input"][:20] = 0
     figure = plots.delay_weight_maps(delays, weights)
     assert overlaps(figure) == []
     words = texts(figure)
-    assert "Input synapses, 25 % in use" in words and "no weight differs from 0" in words and "weight [1/ms]" in words
+    assert "Input synapses, 50 % in use" in words and "no weight differs from 0" in words and "weight [1/ms]" in words
     counts = figure.axes[0].collections[0].get_array()
-    assert np.sum(counts) == 300  # the pruned ones are not drawn
+    assert np.sum(counts) == 600  # the pruned ones are not drawn
+
+
+def test_few_synapses_are_dots():
+    d, w = np.arange(6.0).reshape(2, 3), np.array([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5]])
+    figure = plots.delay_weight_maps({"input": d}, {"input": w})
+    assert overlaps(figure) == []
+    drawn = np.asarray(figure.axes[0].collections[0].get_offsets())
+    np.testing.assert_allclose(drawn, [[1, 1], [2, -1], [3, 2], [5, 0.5]])
 
 
 def test_raster(tmp_path):
@@ -300,3 +308,34 @@ def test_no_global_state(tmp_path):
     before = dict(matplotlib.rcParams)
     plots.plot_run(make_run(tmp_path / "run", "2").folder)
     assert dict(matplotlib.rcParams) == before and plt.get_fignums() == []
+
+
+def test_no_window_without_a_display_or_a_toolkit(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert plots.open_window() is None
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert plots.open_window() is None  # the tests run with a backend that has no windows
+
+
+def test_window(monkeypatch, tmp_path):
+    """With a backend without windows in the place of one that has them; a window that is gone ends nothing."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "TkAgg")
+    try:
+        show = plots.open_window()
+        assert show is not None
+        (axes,) = plt.figure("ranvier").axes
+        figure = plots.delay_histograms({"before": {"input": np.ones((2, 2))}})
+        path = plots.save_figure(figure, tmp_path / "a.png")
+        show(path)
+        show(path)
+        (image,) = axes.images
+        assert np.shape(image.get_array()) == plt.imread(path).shape
+        show(tmp_path / "none.png")
+    finally:
+        plt.ioff()
+        plt.close("all")
