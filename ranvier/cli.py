@@ -361,7 +361,7 @@ class _Terminal:
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.progress = None
         self.picture = _live_picture(run) if live else None
-        self.interrupts = _Interrupts(self._note_stop, lambda: self.console.show_cursor(True))
+        self.interrupts = _Interrupts(self._note_stop, self._abandon)
         self.total_epochs = self.last_epoch = 0
 
     def __enter__(self):
@@ -417,6 +417,10 @@ class _Terminal:
 
     def stop_requested(self) -> bool:
         return self.interrupts.requested.is_set()
+
+    def _abandon(self) -> None:
+        self.console.show_cursor(True)
+        self.run.discard()
 
     def _note_stop(self) -> None:
         self.note("stopping after this step, to save everything; Ctrl-C again ends at once, without")
