@@ -1,4 +1,4 @@
-"""AdEx neurons through one step of the continuous scheme.
+"""AdEx neurons through one step of the continuous scheme (docs/equations.md, 22 and 23).
 
 (v, z) is not linear in v, so it is integrated: the step is cut at its two stand-in arrivals into three pieces, each
 piece into `substeps` classical Runge-Kutta steps of order 4, with i exact. A substep that ends at or above threshold

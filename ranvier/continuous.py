@@ -19,7 +19,11 @@ CHUNK = 1 << 18
 
 
 class State(NamedTuple):
-    """What one step hands to the next; `cells` begins with v (B, N), `ring` (R, B N, 3) holds the coming buckets."""
+    """What one step hands to the next, in both schemes.
+
+    `cells` begins with v (B, N); `ring` (R, B N, 3), or (R, B N, 2) on the grid, holds the coming arrivals; the step of
+    the first spike is -1 while there is none.
+    """
 
     cells: tuple[jax.Array, ...]
     ring: jax.Array | None

@@ -22,7 +22,7 @@ SLOPE_FLOOR = 1e-6
 
 
 class Kicks(NamedTuple):
-    """What stands for the arrivals of a step: two kicks of the current `weight` at times x1 <= x2, and a jump at the start."""
+    """What stands for the arrivals of a step: kicks w1, w2 of the current at x1 <= x2, and a jump (dv, di) at the start."""
 
     x1: jax.Array
     x2: jax.Array
@@ -46,8 +46,9 @@ class Progress(NamedTuple):
 def stand_in(bucket, m, dt):
     """Two equal kicks with the moments of the arrivals in `bucket` (P, 3): exact for one arrival (Eq. 7, 8).
 
-    Where no two kicks inside the step have these moments (weights of both signs, or an arrival due before the step),
-    the whole is applied at the start so that the end of the step is still exact.
+    Where two would not fit into the step, or the variance is negative (weights of both signs), they move together, down
+    to one kick: the first two moments stay. Where even their mean lies outside of the step (weights of both signs, or
+    an arrival due before the step) the whole is applied at the start. The end of the step is exact in every case.
     """
     ji, jv, jq = bucket[:, 0], bucket[:, 1], bucket[:, 2]
     longest = q(jnp.full_like(ji, dt), m.c)
@@ -77,7 +78,7 @@ def begin(v, i, v_end, kicks):
 
 
 def next_spike(at, kicks, i_end, m, dt):
-    """The first crossing after `at`: (fired (P,) bool, time g (P,), `Progress` just after the reset)."""
+    """The first crossing after `at`: (fired (P,) bool, time g (P,), `Progress` just after the reset); Eq. 9 to 13."""
     # three pieces: up to the first kick, up to the second, up to the end; a kick that is over has length 0
     x1 = jnp.where(at.first, kicks.x1, at.s)
     w1 = jnp.where(at.first, kicks.w1, 0.0)
@@ -118,7 +119,7 @@ def next_spike(at, kicks, i_end, m, dt):
 
 
 def spikes_of_step(begin, kicks, i_end, m, dt, real, single):
-    """All spikes of a step: (fired (P, S), times (P, S), free end state with resets (P,), more than S (P,)).
+    """All spikes of a step: (fired (P, S), times (P, S), end voltage with resets (P,), more than S (P,)) (Eq. 14).
 
     `real` (P,) entries are looked at; with `single` none fires twice.
     """
@@ -186,7 +187,7 @@ def _first_hit(starts, ends, m):
 
 
 def _newton(start, high, m):
-    """The crossing between the start of its piece and `high`: Newton's steps, bisection where they leave the bracket."""
+    """The crossing from the start of its piece to `high`: Newton's steps, bisection where they leave the bracket."""
     t, v, i = start
     high = high - t
     v_high, _ = m.flow(v, i, high)

@@ -1,4 +1,4 @@
-"""The grid scheme, for reproducing published numbers: a spike belongs to a step, a delay is a whole number of steps.
+"""The grid scheme, as in published networks: a spike belongs to a step, a delay is a whole number of steps.
 
     v[t+1] = (1 - S[t]) (beta v[t] + dt i[t]),   i[t+1] = alpha i[t] + arrivals[t],   S[t] = v[t] >= v_th
 

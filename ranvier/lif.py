@@ -1,4 +1,4 @@
-"""LIF neurons through one step of the continuous scheme."""
+"""LIF neurons through one step of the continuous scheme (docs/equations.md, 6 to 14)."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ class Cells:
         """One step from (v, i) with the arrivals in `bucket` (B, N, 3); `silent` (B, N) neurons do not fire.
 
         Returns the state after it, the voltage without resets (B, N), the spikes, what fired (B, N, 2: number of
-        spikes, offset of the first) and how many spikes were lost (B,).
+        spikes, offset of the first) and how much did not fit (B,): neurons not looked at, or that would fire once more.
         """
         v, i = cells
         v_free = v * self.beta + i * self.kappa + bucket[..., 1]

@@ -58,7 +58,7 @@ class AdEx:
     z0 : () or (N,) [1/ms]
         Adaptation at the start.
     substeps : int
-        Continuous scheme: Runge-Kutta steps in each piece between two arrivals of a time step.
+        Continuous scheme: Runge-Kutta steps in each of the three pieces of a time step (Eq. 22).
     single_spike : bool
         Each neuron fires at most once.
     """

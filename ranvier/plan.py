@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Plan(NamedTuple):
-    """What a run compiles for: step `dt` [ms], T steps, R ring slots, P spikes looked at in a step, and what to keep."""
+    """What a run compiles for: step `dt` [ms], T steps, R ring slots, P neurons looked at a step, and what to keep."""
 
     dt: float
     n_steps: int

@@ -32,13 +32,15 @@ class Simulation:
     spike_count : (B, N)
         Spikes of each neuron; the derivative is the surrogate of Eq. 16.
     first_spike : (B, N) [ms]
-        Time of the first spike, +inf if there is none (its cotangent counts as 0); exact derivative.
+        Time of the first spike, +inf if there is none (its cotangent counts as 0). The derivative is exact; in the grid
+        scheme it follows the event rules of Eq. 18 to 21, as do those of `v`, `events` and `trace`.
     v : (B, N)
         Voltage at T dt; exact derivative.
     events : Events
         The spikes, (B, capacity), whose times carry exact derivatives, so layers stack.
     overflow : (B,) int32
-        Spikes that were lost: to `step_capacity`, to `capacity`, or beyond four of a neuron in one step. 0 is right.
+        What did not fit: spikes beyond `capacity`, which are missing in `events`; neurons beyond `step_capacity`, not
+        looked at; LIF neurons that would fire a fifth time in one step. The last two may fire late. 0 is right.
     delay_clipped : () int32
         How many delays lay outside of [0, max_delay]; they act at the bound and have no derivative.
     trace : (B, T, N), or None
@@ -78,10 +80,11 @@ def simulate(
     events : Events
         Inputs, `n_channels` = M. Arrivals at or after T dt are outside of the run.
     duration, dt : float [ms]
-        T = ceil(duration / dt) steps. In the continuous scheme dt bounds how exactly several arrivals between two steps
-        are told apart; spike times and delays are not rounded to it.
+        T = ceil(duration / dt) steps. In the continuous scheme dt bounds how exactly several arrivals within one step
+        are told apart; spike times and delays are not rounded to it, but a recurrent delay below dt may act late.
     max_delay : float [ms], optional
-        Longest delay that the ring of coming arrivals holds; longer ones are clipped and counted in `delay_clipped`.
+        Longest delay that the ring of coming arrivals holds; longer ones act as this one and are counted in
+        `delay_clipped`.
         None takes it from the delays, which must then be known (not traced).
     scheme : "continuous" or "grid"
         Exact times (default), or the published scheme with everything rounded to steps.
@@ -109,7 +112,7 @@ def simulate(
 
     References
     ----------
-    `docs/equations.md`, Eq. 1 to 21.
+    `docs/equations.md`, Eq. 1 to 23; the adjoint is Eq. 26 to 31.
     """
     _check(layer, events, scheme, backend, capacity, step_capacity)
     if backend == "native" and (why := native_backend.refusal(layer, scheme, trace)):

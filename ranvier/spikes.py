@@ -1,7 +1,8 @@
 """The spikes of one step as a short list, and the record of all of them.
 
 A step looks at few neurons: those are compacted from (B, N) to a list of P entries shared by the samples of the batch
-(P = B times the capacity a sample), in the order of sample and neuron. What does not fit is counted a sample.
+(P = B times the capacity a sample), in the order of sample and neuron, and the list of their spikes has a few entries
+more. What does not fit is counted a sample.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ SPARE = 64
 
 
 class SpikeList(NamedTuple):
-    """Spikes of a step, each array (P,): which sample and neuron, offset g [ms] in the step, whether the entry is one."""
+    """Spikes of a step, arrays of one length: sample, neuron, offset g [ms] in the step, whether the entry is one."""
 
     sample: jax.Array
     neuron: jax.Array

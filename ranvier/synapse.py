@@ -4,7 +4,8 @@ With c = 1/tau_syn - 1/tau_mem, for an arrival a time h before now (docs/equatio
 
     i decays by exp(-h / tau_syn);   q(h) = (exp(c h) - 1) / c;   kappa(h) = exp(-h / tau_syn) q(h)
 
-A bucket keeps three moments of what arrived in its step: with a = w exp(-h / tau_syn), sum a, sum a q(h), sum a q(h)^2.
+A bucket keeps three moments of what arrives in its step (Eq. 5): with a = w exp(-h / tau_syn), the sums of a, a q(h)
+and a q(h)^2.
 The first two move the state to the end of the step exactly; the third says how far the arrivals lay apart.
 """
 
@@ -112,16 +113,16 @@ class Membrane:
 
 
 def moments(w, h, tau_syn, c):
-    """(sum a, sum a q, sum a q^2) terms of an arrival of weight w a time h before the end of its step; last axis 3."""
+    """What an arrival of weight w, a time h before the end of its step, adds to its bucket (Eq. 5): (a, a q, a q^2)."""
     a = w * jnp.exp(-h / tau_syn)
     y = q(h, c)
     return jnp.stack([a, a * y, a * y * y], axis=-1)
 
 
 def split(time, dt):
-    """Whole steps (int32) and offset in [0, dt] of `time`; derivatives go to the offset.
+    """Whole steps (int32) and offset in [0, dt], to rounding, of `time`; derivatives go to the offset.
 
-    Sums of a long recording's time and a delay are formed from the parts, so that float32 loses nothing to its duration.
+    Sums of a long recording's time and a delay are formed from the parts: float32 then loses nothing to its duration.
     """
     steps = jnp.floor(jax.lax.stop_gradient(time) / dt)
     return steps.astype(jnp.int32), time - steps * dt
