@@ -22,7 +22,7 @@ SLOPE_FLOOR = 1e-6
 
 
 class Kicks(NamedTuple):
-    """What stands for the arrivals of a step: kicks w1, w2 of the current at x1 <= x2, and a jump (dv, di) at the start."""
+    """What stands for the arrivals of a step: kicks w1, w2 of the current at x1 <= x2, a jump (dv, di) at the start."""
 
     x1: jax.Array
     x2: jax.Array
