@@ -1,7 +1,8 @@
 """`simulate`: a layer through a recording, in one differentiable call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from ranvier import native as native_backend
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
 from ranvier.layer import Layer
+from ranvier.neurons import LIF, AdEx
 from ranvier.plan import Plan
 from ranvier.spikes import by_time, record
 
@@ -123,8 +125,8 @@ def simulate(
     _check_delays(layer, d_in, d_rec)
     if max_delay is None:
         max_delay = _longest(d_in, d_rec)
-    elif not max_delay >= 0 or max_delay == float("inf"):
-        raise RanvierError(f"simulate: got max_delay {max_delay}; it must be a finite number >= 0 (ms)")
+    elif not isinstance(max_delay, Real) or not 0 <= max_delay < float("inf"):
+        raise RanvierError(f"simulate: got max_delay {max_delay!r}; it must be a finite number >= 0 (ms)")
     if capacity is None:
         capacity = _room(n, steps, dt)
     plan = Plan(
@@ -135,7 +137,9 @@ def simulate(
         record=capacity > 0,
         trace=trace,
     )
-    return _simulate(layer, d_in, d_rec, events, jnp.asarray(max_delay, d_in.dtype), plan, scheme, capacity, backend == "native")
+    return _simulate(
+        layer, d_in, d_rec, events, jnp.asarray(max_delay, d_in.dtype), plan, scheme, capacity, backend == "native"
+    )
 
 
 @partial(jax.jit, static_argnames=("plan", "scheme", "capacity", "native"))
@@ -187,17 +191,26 @@ def _longest(*delays):
 
 
 def _check(layer, events, scheme, backend, capacity, step_capacity):
+    if not isinstance(layer, Layer):
+        raise RanvierError(f"simulate: got a layer of type {type(layer).__name__}; give ranvier.Layer")
     if not isinstance(events, Events):
         raise RanvierError(f"simulate: got events of type {type(events).__name__}; give ranvier.Events")
     shape = jnp.shape(layer.w_in)
     if len(shape) != 2 or 0 in shape:
         raise RanvierError(f"simulate: got w_in of shape {shape}; it must be (M, N), inputs first, and not empty")
-    if not jnp.issubdtype(jnp.result_type(layer.w_in), jnp.floating):
-        raise RanvierError(f"simulate: got w_in of dtype {jnp.result_type(layer.w_in)}; give float32 or float64")
+    dtype = jnp.result_type(layer.w_in)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise RanvierError(f"simulate: got w_in of dtype {dtype}; give float32 or float64")
     if jnp.ndim(events.time) != 2 or jnp.shape(events.time) != jnp.shape(events.channel):
         raise RanvierError(
             f"simulate: got event times {jnp.shape(events.time)} and channels {jnp.shape(events.channel)}; "
             "both must be (B, E), see Events.from_times"
+        )
+    kinds = jnp.result_type(events.time), jnp.result_type(events.channel)
+    if not jnp.issubdtype(kinds[0], jnp.floating) or not jnp.issubdtype(kinds[1], jnp.integer):
+        raise RanvierError(
+            f"simulate: got event times of dtype {kinds[0]} and channels of dtype {kinds[1]}; "
+            "times must be floating and channels integer, see Events.from_times"
         )
     if events.n_channels != shape[0]:
         raise RanvierError(
@@ -206,18 +219,25 @@ def _check(layer, events, scheme, backend, capacity, step_capacity):
         )
     if layer.w_rec is not None and jnp.shape(layer.w_rec) != (shape[1], shape[1]):
         raise RanvierError(f"simulate: got w_rec of shape {jnp.shape(layer.w_rec)}; it must be {(shape[1], shape[1])}")
+    if layer.w_rec is not None and jnp.result_type(layer.w_rec) != dtype:
+        raise RanvierError(f"simulate: got w_rec of dtype {jnp.result_type(layer.w_rec)}; it must be {dtype} like w_in")
     if layer.w_rec is None and layer.d_rec is not None:
         raise RanvierError("simulate: got d_rec without w_rec; give both or neither")
-    for name in ("tau_mem", "tau_syn", "v_th"):
-        parameter = jnp.shape(getattr(layer.neuron, name))
+    neuron = layer.neuron
+    if not isinstance(neuron, LIF | AdEx):
+        raise RanvierError(f"simulate: got a neuron of type {type(neuron).__name__}; give ranvier.LIF or ranvier.AdEx")
+    for field in fields(neuron):
+        parameter = jnp.shape(getattr(neuron, field.name))
         if parameter not in ((), (shape[1],)):
-            raise RanvierError(f"simulate: got {name} of shape {parameter}; it must be () or {(shape[1],)}")
+            raise RanvierError(f"simulate: got {field.name} of shape {parameter}; it must be () or {(shape[1],)}")
+    if isinstance(neuron, AdEx) and not (isinstance(neuron.substeps, Integral) and neuron.substeps >= 1):
+        raise RanvierError(f"simulate: got substeps {neuron.substeps!r}; it must be a whole number >= 1")
     if scheme not in SCHEMES:
         raise RanvierError(f"simulate: got scheme {scheme!r}; use one of {', '.join(SCHEMES)}")
     if backend not in BACKENDS:
         raise RanvierError(f"simulate: got backend {backend!r}; use one of {', '.join(BACKENDS)}")
     for name, value, least in (("capacity", capacity, 0), ("step_capacity", step_capacity, 1)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
             raise RanvierError(f"simulate: got {name} {value!r}; it must be a whole number >= {least}")
 
 
