@@ -159,6 +159,14 @@ def test_the_best_is_chosen_on_validation_data(whole):
     assert meta["best"] == {k: best[k] for k in ("epoch", "top1", "loss")}
 
 
+def test_the_best_has_the_highest_accuracy_and_of_equals_the_lowest_loss(splits, tmp_path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    training = train._Training(CONFIG, splits, run, train.Quiet())
+    for epoch, top1, loss in ((0, 0.5, 1.0), (1, 0.7, 2.0), (2, 0.7, 1.5), (3, 0.7, 1.6), (4, 0.6, 0.1)):
+        training._choose({"epoch": epoch, "top1": top1, "loss": loss})
+    assert load_network(run, "best", M, K)[1]["best"] == {"epoch": 2, "top1": 0.7, "loss": 1.5} == training.best
+
+
 def test_test_data_decide_nothing(whole, splits, tmp_path):
     other = replace(splits.test, labels=(splits.test.labels + 1) % K)
     run, _, report = trained(tmp_path / "run", CONFIG, replace(splits, test=other))
