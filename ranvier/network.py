@@ -19,6 +19,10 @@ READOUTS = ("count", "leaky-max", "leaky-mean", "first-spike")
 # Times to first spike are compared in steps of 0.01 ms: the unit of the published recipe for Yin-Yang.
 FIRST_SPIKE_SCALE = 0.01
 
+# Scale of the initial weights of spiking outputs, times the number of classes: a third of the hidden neurons, one spike
+# each, then brings an output to the threshold.
+SPIKING_OUTPUTS = 10.0
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -386,7 +390,9 @@ def init_network(config: Config, key: jax.Array, n_in: int, n_classes: int, dtyp
     constant = config.constant_weights
     w_in = init_weights(k_in, (n_in, n), input_weight_scale(config), constant, dtype)
     w_rec = init_weights(k_rec, (n, n), config.weight_scale_rec, constant, dtype) if config.recurrent else None
-    w_out = init_weights(k_out, (n, n_classes), config.weight_scale_out, constant, dtype)
+    # A linear readout works from any small start, but an output neuron that is silent on all samples never learns.
+    scale_out = config.weight_scale_out * (SPIKING_OUTPUTS * n_classes if config.readout == "first-spike" else 1.0)
+    w_out = init_weights(k_out, (n, n_classes), scale_out, constant, dtype)
     options = _space_options(config, dtype)
     space = init_space(config.match or config.net, k_space, n_in, n, recurrent=config.recurrent, **options)
     if config.match is not None:

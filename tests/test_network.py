@@ -79,6 +79,12 @@ def test_the_seed_decides_all(network):
         assert (a != c).any()
 
 
+def test_spiking_outputs_fire_from_the_start():
+    config = replace(CONFIG, readout="first-spike", net="0", recurrent=False)
+    out = init_network(config, KEY, M, K).apply(config, inputs(), duration=DURATION, max_delay=1.0, capacity=600)
+    assert np.isfinite(out.output.first_spike).all()
+
+
 def test_matched_delays():
     spatial = init_network(CONFIG, KEY, M, K)
     free = init_network(replace(CONFIG, net="inf", match="2"), KEY, M, K)
@@ -181,7 +187,7 @@ def test_delays_beyond_the_longest_are_counted(network):
 
 @pytest.mark.parametrize("readout", ["leaky-mean", "leaky-max", "first-spike"])
 def test_readouts_of_spike_times_run_and_have_gradients(readout):
-    config = replace(CONFIG, readout=readout, net="inf", delay_mu=2.0, weight_scale_out=60.0)
+    config = replace(CONFIG, readout=readout, net="inf", delay_mu=2.0)
     network = init_network(config, KEY, M, K)
 
     def loss(network):

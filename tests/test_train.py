@@ -327,7 +327,7 @@ def test_frozen_and_clipped_delays_and_positive_weights(splits, tmp_path):
 
 
 def test_spiking_outputs_learn(splits, tmp_path):
-    config = replace(CONFIG, readout="first-spike", weight_scale_out=20.0, net="1g0.1", epochs=2)
+    config = replace(CONFIG, readout="first-spike", weight_scale_out=1.0, net="1g0.1", epochs=2)
     run, recorder, _ = trained(tmp_path / "run", config, splits)
     before, after = (load_network(run, name, M, K)[0] for name in ("initial", "last"))
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
