@@ -1,6 +1,6 @@
 """`simulate`: a layer through a recording, in one differentiable call."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from numbers import Integral, Real
 
@@ -137,9 +137,9 @@ def simulate(
         record=capacity > 0,
         trace=trace,
     )
-    return _simulate(
-        layer, d_in, d_rec, events, jnp.asarray(max_delay, d_in.dtype), plan, scheme, capacity, backend == "native"
-    )
+    # what the delays are made of stays outside: one compiled program serves every embedding
+    layer, longest = replace(layer, d_in=None, d_rec=None), jnp.asarray(max_delay, d_in.dtype)
+    return _simulate(layer, d_in, d_rec, events, longest, plan, scheme, capacity, backend == "native")
 
 
 @partial(jax.jit, static_argnames=("plan", "scheme", "capacity", "native"))

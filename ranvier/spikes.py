@@ -72,7 +72,7 @@ def record(lists, dt, n_samples, n_neurons, capacity):
     time = step.astype(lists.g.dtype) * dt + lists.g
     times = jnp.full((n_samples, capacity), jnp.inf, time.dtype).at[lists.sample, column].set(time, mode="drop")
     channels = jnp.zeros((n_samples, capacity), jnp.int32).at[lists.sample, column].set(lists.neuron, mode="drop")
-    return by_time(times, channels, n_neurons), jnp.maximum(per_step.sum(0) - capacity, 0)
+    return by_time(times, channels, n_neurons), jnp.maximum(per_step.sum(0, dtype=jnp.int32) - capacity, 0)
 
 
 def by_time(times, channels, n_neurons):

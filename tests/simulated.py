@@ -17,6 +17,8 @@ from tests import exact
 PER_NEURON = ("tau_mem", "tau_syn", "v_th")
 NAMES = ("w_in", "d_in", "w_rec", "d_rec", "times", *PER_NEURON)
 DURATION, MAX_DELAY, CAPACITY, BATCH = 40.0, 9.0, 256, 64
+# The definition, on whatever machine this is.
+REFERENCE = {"backend": "reference"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _batched(dt, scheme, duration, max_delay):
             dt=dt,
             max_delay=max_delay,
             scheme=scheme,
-            backend="reference",
+            **REFERENCE,
             capacity=CAPACITY,
         )
         return loss(out, weights), out
@@ -129,7 +131,7 @@ def events_of(net, dtype=float):
 
 def plain(layer, events, dt=1.0, **options):
     """`simulate` as a user calls it, with the sizes that the tests share."""
-    given = dict(duration=DURATION, dt=dt, max_delay=MAX_DELAY, capacity=CAPACITY, trace=True) | options
+    given = dict(duration=DURATION, dt=dt, max_delay=MAX_DELAY, capacity=CAPACITY, trace=True) | REFERENCE | options
     return ranvier.simulate(layer, events, **given)
 
 

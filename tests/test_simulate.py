@@ -16,6 +16,7 @@ from tests.simulated import (
     BATCH,
     CAPACITY,
     NAMES,
+    REFERENCE,
     events_of,
     gradient_of,
     layer_of,
@@ -199,7 +200,7 @@ def embeddings():
     rng = np.random.default_rng(3)
     x_in, x_rec, e_in, e_rec = (rng.normal(size=s) for s in ((6, 2), (4, 2), (6, 4), (4, 4)))
     free = {"d_in": rng.uniform(0.5, 6.0, (6, 4)), "d_rec": rng.uniform(1.5, 6.0, (4, 4))}
-    far = {"x_in": 1.3 * x_in + 2.0, "x_rec": 1.3 * x_rec}
+    far = {"x_in": x_in + 2.0, "x_rec": x_rec}
     grid = {"scale": 1.3, "o_in": np.array([0.21, 0.4]), "o_rec": np.array([-0.35, 0.1])}
     points_in, points_rec = (jnp.asarray(space.layouts.lattice(n, 2), float) for n in (6, 4))
     slack = {"e_in": e_in, "e_rec": e_rec}
@@ -281,7 +282,7 @@ def fed(weights, **others):
 
 def test_several_spikes_in_one_step(x64):
     # 2 to 4 spikes in the first ms; behind the only arrival of a step all is exact
-    net = fed([2.5, 3.0, 3.5, 4.2], times=timed(1.05), w_rec=np.zeros((4, 4)))
+    net = fed([2.5, 3.5, 4.5, 5.8], times=timed(1.05))
     run, solution = one(net), solved(net)
     in_a_step = np.histogram(run.of(3), np.arange(41))[0].max()
     assert in_a_step == 4 and run.overflow == 0
@@ -304,7 +305,7 @@ def test_more_spikes_than_a_step_holds_are_counted(x64):
 def test_a_recurrent_delay_below_the_step_is_felt_up_to_one_step_late(x64):
     w_rec, d_rec = np.zeros((4, 4)), np.full((4, 4), 0.05)
     w_rec[0, 1:] = 0.3, 3.0, -0.3
-    net = fed([1.5, 0.1, 0.0, 0.1], times=timed(1.05), w_rec=w_rec, d_rec=d_rec)
+    net = fed([0.9, 0.1, 0.0, 0.1], times=timed(1.05), w_rec=w_rec, d_rec=d_rec)
     run, solution = one(net), solved(net)
     assert len(run.of(0)) == 1 and not run.of(1).size and not run.of(3).size
     # the state of the neurons that stay silent is exact; the one that fires does so at the start of the next step
@@ -396,7 +397,8 @@ def test_no_events(x64):
     out = ranvier.simulate(layer, empty, duration=4.0, dt=1.0, max_delay=9.0, scheme="grid")
     assert not out.spike_count.any() and not out.v.any()
     shapes = jax.eval_shape(lambda: plain(layer, empty))
-    assert shapes.v.shape == (1, 4)
+    assert shapes.v.shape == (1, 4) and shapes.v.dtype == jnp.float64
+    assert shapes.overflow.dtype == shapes.delay_clipped.dtype == jnp.int32
     m = continuous.Membrane.of(layer.neuron, 4, jnp.float64)
     plan = Plan(1.0, 5, 16, 4, False, False)
     buckets = continuous.input_buckets(empty, layer.w_in, layer.d_in, m.tau_syn, m.c, plan)
@@ -473,7 +475,7 @@ def test_a_delay_acts_when_it_says(x64):
     assert len(expected.spikes) == 2 and expected.spikes[0][0] > 44.5 and expected.spikes[1][0] > 88
     layer = jax.tree.map(jnp.asarray, layer_of(parameters(net)))
     events = ranvier.Events(jnp.array([[1.0]]), jnp.array([[0]]), 1)
-    options = dict(duration=100.0, dt=0.5, capacity=8, trace=True)
+    options = dict(duration=100.0, dt=0.5, capacity=8, trace=True) | REFERENCE
     outs = [ranvier.simulate(layer, events, max_delay=longest, **options) for longest in (None, 43.5, 46.0, 120.0)]
     for out in outs:
         same_spikes(run_of(out), expected)
@@ -548,40 +550,44 @@ def test_single_spike(x64):
 
 
 def test_layers_stack(x64):
-    # two feed-forward layers are one network whose recurrent weights lead from the first 3 neurons to the other 2
-    rng = np.random.default_rng(2)
-    w_rec, d_rec = np.zeros((5, 5)), np.zeros((5, 5))
-    w_rec[:3, 3:], d_rec[:3, 3:] = rng.uniform(0.4, 1.0, (3, 2)), rng.uniform(1.0, 6.0, (3, 2))
-    w_in = np.concatenate([rng.uniform(0.3, 0.9, (4, 3)), np.zeros((4, 2))], 1)
-    d_in = rng.uniform(0.0, 6.0, (4, 5))
+    # two feed-forward layers are one network whose recurrent weights lead from the first 4 neurons to the other 4;
+    # both layers have one shape, and so one program
+    rng = np.random.default_rng(1)
+    w_in, d_in = np.zeros((4, 8)), rng.uniform(0.0, 6.0, (4, 8))
+    w_in[:, :4] = rng.uniform(0.3, 0.9, (4, 4))
+    w_rec, d_rec = np.zeros((8, 8)), np.zeros((8, 8))
+    w_rec[:4, 4:], d_rec[:4, 4:] = rng.uniform(0.05, 0.3, (4, 4)), rng.uniform(1.0, 6.0, (4, 4))
     net = exact.Net(w_in, d_in, w_rec, d_rec, np.array([1.0, 3.0, 4.5, 8.0]), np.arange(4), 30.0)
     solution = exact.solve(net)
-    firsts = [solution.first(j) for j in (3, 4)]
-    b = np.zeros(len(solution.spikes))
-    b[firsts] = 1.0, -0.6
-    expected = exact.gradient(net, solution, np.array([0.0, 0.0, 0.0, 0.7, 1.2]), b)
-    events = ranvier.Events(jnp.asarray(net.times)[None], jnp.asarray(net.channels)[None], 4)
-    options = dict(duration=30.0, dt=0.02, max_delay=7.0, capacity=32)
+    a, b = np.array([0.7, 1.2, -0.4, 0.9]), np.array([1.0, -0.6, 0.5, 0.8])
+    firsts = [solution.first(j) for j in range(4, 8)]
+    by_spike = np.zeros(len(solution.spikes))
+    by_spike[firsts] = b
+    expected = exact.gradient(net, solution, np.concatenate([np.zeros(4), a]), by_spike)
+    events = ranvier.Events.from_times([net.times], [net.channels], 4, 16)
+    options = dict(duration=30.0, dt=0.02, max_delay=7.0, capacity=16) | REFERENCE
 
     def value(layers):
         hidden = ranvier.simulate(layers[0], events, **options)
         out = ranvier.simulate(layers[1], hidden.events, **options)
-        total = (out.v[0] * jnp.array([0.7, 1.2])).sum() + (out.first_spike[0] * jnp.array([1.0, -0.6])).sum()
-        return total, (hidden, out)
+        return (a * out.v[0]).sum() + (b * out.first_spike[0]).sum(), (hidden, out)
 
-    layers = [ranvier.Layer(w_in[:, :3], d_in[:, :3]), ranvier.Layer(w_rec[:3, 3:], d_rec[:3, 3:])]
+    layers = [ranvier.Layer(w_in[:, :4], d_in[:, :4]), ranvier.Layer(w_rec[:4, 4:], d_rec[:4, 4:])]
     layers = jax.tree.map(jnp.asarray, layers)
     (_, (hidden, out)), gradient = jax.value_and_grad(value, has_aux=True)(layers)
-    assert hidden.spike_count.sum() > 3 and not hidden.overflow.any() and not out.overflow.any()
-    np.testing.assert_allclose(out.v[0], solution.v[3:], rtol=0, atol=1e-9)
+    assert hidden.spike_count.sum() > 4 and not hidden.overflow.any() and not out.overflow.any()
+    np.testing.assert_allclose(out.v[0], solution.v[4:], rtol=0, atol=1e-9)
     np.testing.assert_allclose(out.first_spike[0], [solution.spikes[k][0] for k in firsts], rtol=0, atol=1e-9)
-    assert relative(gradient[0].w_in, expected.w_in[:, :3]) < 1e-6
-    assert relative(gradient[0].d_in, expected.d_in[:, :3]) < 1e-6
-    assert relative(gradient[1].w_in, expected.w_rec[:3, 3:]) < 1e-6
-    assert relative(gradient[1].d_in, expected.d_rec[:3, 3:]) < 1e-6
+    for got, wanted in (
+        (gradient[0].w_in, expected.w_in[:, :4]),
+        (gradient[0].d_in, expected.d_in[:, :4]),
+        (gradient[1].w_in, expected.w_rec[:4, 4:]),
+        (gradient[1].d_in, expected.d_rec[:4, 4:]),
+    ):
+        assert relative(got, wanted) < 1e-6
 
 
-# -------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 def good():
