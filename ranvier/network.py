@@ -1,6 +1,7 @@
 """`Network`: the trainable parameters of one layer in space with a readout, their initial values, and the readouts."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,11 @@ class Network:
         return jnp.max(jnp.stack([jnp.max(e.delays()) for e in embeddings if e is not None]))
 
     def _output_delays(self) -> Embedding:
+        if self.output is None:
+            raise RanvierError(
+                "Network: got readout 'first-spike' and a network without output neurons; "
+                "needs one made by init_network with this readout; make it again"
+            )
         positions = self.space.positions()
         return self.output.d_in(None if positions is None else positions[1])
 
@@ -144,7 +150,7 @@ class Network:
         RanvierError
             If the readout is unknown, or from `simulate`.
         """
-        options = {
+        options: dict[str, Any] = {
             "duration": duration,
             "dt": config.dt,
             "max_delay": max_delay,
@@ -155,12 +161,7 @@ class Network:
         }
         hidden = simulate(self.layer(config), events, **options)
         if config.readout == "first-spike":
-            if self.output is None:
-                raise RanvierError(
-                    "Network.apply: got readout 'first-spike' and a network without output neurons; "
-                    "needs one made by init_network with this readout; make it again"
-                )
-            out = simulate(self.output_layer(config), hidden.events, **options | {"capacity": 0})
+            out = simulate(self.output_layer(config), hidden.events, **{**options, "capacity": 0})
             logits = first_spike_logits(out.first_spike, duration, FIRST_SPIKE_SCALE)
             return Output(
                 logits,

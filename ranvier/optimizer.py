@@ -1,5 +1,7 @@
 """The Optax chain of a training run and its parameter groups."""
 
+from typing import Any, Protocol
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,7 +86,18 @@ def schedule(config: Config) -> optax.Schedule:
     )
 
 
-def make_optimizer(network: Network, config: Config) -> optax.GradientTransformation:
+class Optimizer(Protocol):
+    """An Optax transformation of networks."""
+
+    def init(self, params: Network) -> Any:
+        """State before the first update."""
+
+    def update(self, updates: Network, state: Any, params: Network) -> tuple[Network, Any]:
+        """From the gradient, the state and the network: what to add to the network, and the next state."""
+        ...
+
+
+def make_optimizer(network: Network, config: Config) -> Optimizer:
     """The chain: adaptive clipping, weight decay, Adam, schedule, parameter groups.
 
         g <- g min(1, clip |p| / |g|)        norms of a column: all that reaches one neuron (unit-wise)
@@ -100,7 +113,7 @@ def make_optimizer(network: Network, config: Config) -> optax.GradientTransforma
 
     Returns
     -------
-    optax.GradientTransformation
+    Optimizer
 
     Raises
     ------
@@ -122,7 +135,8 @@ def make_optimizer(network: Network, config: Config) -> optax.GradientTransforma
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_weight))
     parts += [optax.scale_by_adam(), optax.scale_by_learning_rate(schedule(config)), _scale_groups(groups, config)]
-    return optax.chain(*parts)
+    chain: Any = optax.chain(*parts)
+    return chain
 
 
 def _scale_groups(groups: Network, config: Config) -> optax.GradientTransformation:

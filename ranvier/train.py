@@ -160,12 +160,15 @@ class Predictions:
     predicted : (n,) int32
     rate_hz : (n,) float64 [Hz]
         Mean over hidden neurons.
+    lost : int
+        Spikes that no room could be made for: more of a neuron in one step than the simulation allows.
     """
 
     loss: np.ndarray
     rank: np.ndarray
     predicted: np.ndarray
     rate_hz: np.ndarray
+    lost: int = 0
 
     def metrics(self, indices: np.ndarray | None = None) -> Metrics:
         """Means over all samples, or over those of `indices`."""
@@ -373,13 +376,14 @@ def predict(
         If the data set is empty or does not fit the network.
     """
     _check_data(network, dataset)
-    columns = []
+    columns, lost = [], 0
     for indices, weight in _batches(np.arange(len(dataset)), config.batch_size):
         events, labels = _gather(dataset, indices, capacity)
         result, limits = _with_room(partial(_measure, network, events, labels, config=config), limits, network, config)
         columns.append([value[weight > 0] for value in result.values])
+        lost += int(result.overflow)
     loss, rank, predicted, rate = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64)), limits
+    return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64), lost), limits
 
 
 class _Training:
@@ -393,7 +397,7 @@ class _Training:
                 "then; call jax.config.update('jax_enable_x64', ...) first"
             )
         self.config, self.splits, self.folder, self.reporter = config, splits, folder, reporter
-        self.state = init_state(config, splits.train.n_channels, splits.train.n_classes)
+        self.state: TrainState = init_state(config, splits.train.n_channels, splits.train.n_classes)
         for dataset in (splits.train, splits.validation, splits.test):
             _check_data(self.state.network, dataset)
         latest = max(splits.train.latest, splits.validation.latest)
@@ -466,6 +470,7 @@ class _Training:
                 f"fit: got a {where} that is not finite; needs finite numbers; lower lr or set clip "
                 "(checkpoint 'failed' has the state before this update)"
             )
+        assert result.state is not None
         self.state = result.state
         named = {name: float(value) for name, value in zip(MEANS, means, strict=True)}
         return named, int(result.overflow), float(result.busiest)
@@ -476,10 +481,7 @@ class _Training:
         self.done, self.step, self.sums = self.done + 1, 0, _no_sums()
         means = {name: sums[name] / sums["n"] for name in MEANS}
         rows = [self._row("train", means, sums["seconds"], sums["n"])]
-        if sums["lost"]:
-            self.reporter.note(
-                f"epoch {self.done}: lost {sums['lost']} spikes, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
-            )
+        self._note_lost("in training", int(sums["lost"]))
         enough = _step_capacity(self.config, self.limits, PEAK * sums["busiest"])
         if 4 * enough <= self.limits.step_capacity:
             self.limits = replace(self.limits, step_capacity=enough)
@@ -546,7 +548,14 @@ class _Training:
 
     def _predict(self, network: Network, dataset: Dataset) -> Predictions:
         predictions, self.limits = predict(network, dataset, self.config, self.limits, self.capacity)
+        self._note_lost("in measuring", predictions.lost)
         return predictions
+
+    def _note_lost(self, where: str, lost: int) -> None:
+        if lost:
+            self.reporter.note(
+                f"epoch {self.done}: lost {lost} spikes {where}, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
+            )
 
     @property
     def _updates(self) -> int:

@@ -288,6 +288,18 @@ def test_spikes_that_never_fit_end_the_search():
     assert result.overflow == 3 and limits == train.Limits(3.0, 1.0, 6, 72)
 
 
+def test_lost_spikes_are_said(splits, tmp_path, monkeypatch):
+    # What fits is measured, and one spike more than that is reported as lost by each simulation.
+    real = train._with_room
+    monkeypatch.setattr(train, "_with_room", lambda *a: (lambda r, lim: (r._replace(overflow=1), lim))(*real(*a)))
+    recorder = trained(tmp_path / "run", CONFIG, splits, stop=3)[1]
+    assert [note.split(", ")[0] for note in recorder.notes] == [
+        "epoch 0: lost 2 spikes in measuring",
+        "epoch 1: lost 3 spikes in training",
+        "epoch 1: lost 2 spikes in measuring",
+    ]
+
+
 def test_room_is_given_back_when_rates_fall():
     limits = train.Limits(100.0, 5.0, 64, 0)
     config = replace(CONFIG, hidden=100)
