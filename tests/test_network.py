@@ -82,7 +82,7 @@ def test_the_seed_decides_all(network):
 def test_spiking_outputs_fire_from_the_start():
     config = replace(CONFIG, readout="first-spike", net="0", recurrent=False)
     out = init_network(config, KEY, M, K).apply(config, inputs(), duration=DURATION, max_delay=1.0, capacity=600)
-    assert np.isfinite(out.output.first_spike).all()
+    assert out.output is not None and np.isfinite(out.output.first_spike).all()
 
 
 def test_matched_delays():
@@ -135,6 +135,7 @@ def test_feed_forward_layers_have_no_recurrent_part():
 def test_outputs_are_fed_from_where_the_hidden_neurons_are():
     config = replace(CONFIG, readout="first-spike")
     network = init_network(config, KEY, M, K)
+    assert network.output is not None
     hidden, out = network.space.params["x_rec"], network.output.params["x_rec"]
     expected = [[math.sqrt(0.01 + float(((p - q) ** 2).sum())) for q in out] for p in hidden]
     np.testing.assert_allclose(network.output_layer(config).d_in.delays(), expected, rtol=1e-5)
@@ -165,8 +166,10 @@ def test_projections(network):
     spiking = init_network(replace(CONFIG, readout="first-spike", net="inf"), KEY, M, K)
     spiking = jax.tree.map(lambda x: x - 10.0, spiking)
     assert (project_positive(spiking).w_out == 0).all()
-    space, output = project_delays(spiking).space.params, project_delays(spiking).output.params
-    assert all((d >= 0).all() for d in (space["d_in"], space["d_rec"], output["d_in"]))
+    projected = project_delays(spiking)
+    assert projected.output is not None
+    delays = *projected.space.params.values(), *projected.output.params.values()
+    assert len(delays) == 3 and all((d >= 0).all() for d in delays)
 
 
 # readouts -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The chain of updates: groups, frozen parameters, schedule, decay, clipping."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -41,6 +42,7 @@ def test_groups_of_spiking_outputs():
     groups = labels(network_of(config), config)
     assert groups.w_out == "weight"
     assert groups.space.params["x_in"] == "frozen" and groups.space.params["x_rec"] == "delay"
+    assert groups.output is not None
     assert set(groups.output.params) == {"x_rec", "e_in"} and set(groups.output.params.values()) == {"delay"}
 
 
@@ -109,14 +111,15 @@ def test_clipping_is_by_column():
 
 
 def test_schedule():
-    rate = schedule(replace(CONFIG, warmup=10, decay_steps=110, decay_to=0.1, lr=2e-3))
+    rate: Callable = schedule(replace(CONFIG, warmup=10, decay_steps=110, decay_to=0.1, lr=2e-3))
     assert float(rate(0)) == 0.0
     assert float(rate(5)) == pytest.approx(1e-3)
     assert float(rate(10)) == pytest.approx(2e-3)
     assert float(rate(60)) == pytest.approx(2e-3 * 0.55)
     assert float(rate(110)) == pytest.approx(2e-4)
     assert float(rate(10_000)) == pytest.approx(2e-4)
-    assert float(schedule(CONFIG)(0)) == pytest.approx(1e-3)
+    rate = schedule(CONFIG)
+    assert float(rate(0)) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(

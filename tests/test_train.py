@@ -283,15 +283,20 @@ def test_spikes_that_never_fit_end_the_search():
         tried.append((limits.step_capacity, limits.capacity))
         return train._Result(None, np.int32(3), np.int32(0), np.float32(10.0))
 
-    result, limits = train._with_room(call, train.Limits(3.0, 1.0, 2, 10), None, CONFIG)
+    network = train.init_state(CONFIG, M, K).network
+    result, limits = train._with_room(call, train.Limits(3.0, 1.0, 2, 10), network, CONFIG)
     assert tried == [(2, 10), (6, 20), (6, 40), (6, 72)]  # 6 neurons, four spikes in each of 3 steps
     assert result.overflow == 3 and limits == train.Limits(3.0, 1.0, 6, 72)
 
 
 def test_lost_spikes_are_said(splits, tmp_path, monkeypatch):
-    # What fits is measured, and one spike more than that is reported as lost by each simulation.
     real = train._with_room
-    monkeypatch.setattr(train, "_with_room", lambda *a: (lambda r, lim: (r._replace(overflow=1), lim))(*real(*a)))
+
+    def lossy(*arguments):
+        result, limits = real(*arguments)
+        return result._replace(overflow=1), limits
+
+    monkeypatch.setattr(train, "_with_room", lossy)
     recorder = trained(tmp_path / "run", CONFIG, splits, stop=3)[1]
     assert [note.split(", ")[0] for note in recorder.notes] == [
         "epoch 0: lost 2 spikes in measuring",
@@ -396,7 +401,7 @@ def test_float64_needs_64_bit_numbers(splits, tmp_path):
 
 
 def test_empty_groups_have_no_metrics():
-    predictions = train.Predictions(*(np.zeros(2) for _ in range(4)))
+    predictions = train.Predictions(np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2))
     assert predictions.metrics(np.array([1])).n == 1
     with pytest.raises(RanvierError, match="no samples"):
         predictions.metrics(np.array([], int))
