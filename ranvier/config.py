@@ -88,7 +88,9 @@ class Config:
 
     # weights
     weight_scale_in: float | None = None
-    """Scale of the initial input weights [1]; None: 400 x 3, 10 or 50 by the number of hidden neurons."""
+    """Scale of the initial input weights [1]; None: such that the untrained network fires at initial_rate_hz."""
+    initial_rate_hz: float = 15.0
+    """Mean rate of the untrained network on the first training samples, if weight_scale_in is None [Hz]."""
     weight_scale_rec: float = 35.0
     """Scale of the initial recurrent weights [1]."""
     weight_scale_out: float = 1.0
@@ -113,17 +115,17 @@ class Config:
     """Floating-point type of the whole run."""
 
     # training
-    epochs: int = 20
+    epochs: int = 30
     """Passes over the training samples [count]."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Samples an update [count]."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate of Adam [1]."""
-    delay_lr_scale: float = 10.0
+    delay_lr_scale: float = 30.0
     """Updates of delays and positions are this many times larger [1]; 0: they stay."""
-    warmup: int = 500
+    warmup: int = 50
     """Updates over which the learning rate rises from zero [count]."""
-    decay_steps: int = 10_000
+    decay_steps: int = 750
     """Update at which the cosine decay of the learning rate ends [count]."""
     decay_to: float = 0.1
     """Fraction of the learning rate that is left at the end of the decay, in [0, 1]."""
@@ -314,6 +316,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("position_sigma", "tau_mem", "tau_syn", "adex_tau_w", "output_tau"), _positive_ms),
     **dict.fromkeys(("dt", "duration", "max_delay"), _positive_ms),
     **dict.fromkeys(("threshold", "adex_delta_t", "lr"), _positive),
+    "initial_rate_hz": (lambda x: x > 0, "a rate in Hz above 0"),
     **dict.fromkeys(("weight_scale_in", "weight_scale_rec", "weight_scale_out", "delay_lr_scale"), _not_negative),
     **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight"), _not_negative),
     **dict.fromkeys(("delay_mu", "delay_sigma"), (lambda x: x >= 0, "a number of ms that is not negative")),

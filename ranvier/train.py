@@ -37,6 +37,9 @@ SPIKES_A_STEP = 4
 # Room for delays to grow before the program compiles again.
 DELAY_MARGIN = 1.25
 
+# Simulations to find the initial scale of the input weights with, and how close the rate must come.
+CALIBRATIONS, CALIBRATED = 24, 0.1
+
 # Test samples whose spikes are kept for figures.
 SAMPLES = 4
 
@@ -429,11 +432,34 @@ class _Training:
             self.reporter.note(
                 f"{late} test events come after the simulated {self.limits.duration:g} ms and are left out"
             )
+        if self.config.weight_scale_in is None:
+            self._calibrate()
         self._save("initial")
         row = self._measure_row(self.splits.validation, "validation")
         self._log([row])
         self._choose(row)
         self._save("last")
+
+    def _calibrate(self) -> None:
+        """Scale the input weights such that the first training samples make the network fire at `initial_rate_hz`.
+
+        The scale is doubled from a small one, so that a network that is far too active is never simulated, then bisected.
+        """
+        indices, _ = _batches(np.arange(len(self.splits.train)), self.config.batch_size)[0]
+        events, labels = _gather(self.splits.train, indices, self.capacity)
+        start, target = self.state.network, self.config.initial_rate_hz
+        low, high, factor, rate = 0.0, math.inf, 2.0**-10, 0.0
+        for _ in range(CALIBRATIONS):
+            network = replace(start, w_in=start.w_in * factor)
+            call = partial(_measure, network, events, labels, config=self.config)
+            result, self.limits = _with_room(call, self.limits, network, self.config)
+            rate = float(np.mean(result.values[3]))
+            if abs(rate - target) <= CALIBRATED * target:
+                break
+            low, high = (factor, high) if rate < target else (low, factor)
+            factor = 2.0 * factor if high == math.inf else math.sqrt(low * high) if low else 0.5 * high
+        self.state = replace(self.state, network=network)
+        self.reporter.note(f"initial input weights x {factor:.4g}: the untrained network fires at {rate:.1f} Hz")
 
     def _epoch(self) -> bool:
         """Go through the rest of an epoch; False if asked to stop."""
