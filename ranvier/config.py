@@ -105,7 +105,7 @@ class Config:
     """Time scheme: real-valued spike times and delays, or both rounded to whole steps."""
     backend: Literal["auto", "reference", "native"] = "auto"
     """What computes the simulation: JAX (reference) or compiled kernels (native); auto: compiled where they can."""
-    dt: float = 1.0
+    dt: float = 0.5
     """Time step [ms]."""
     duration: float | None = None
     """Simulated time of a sample [ms]; None: from the data."""

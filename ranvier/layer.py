@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ranvier.neurons import AdEx, LIF
+from ranvier.neurons import LIF, AdEx
 
 
 @jax.tree_util.register_dataclass

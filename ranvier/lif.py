@@ -50,7 +50,8 @@ def _fire(plan, single, v, i, bucket, v_free, i_free, silent, m):
     kicks = crossing.stand_in(pick(bucket), some, plan.dt)
     begin = crossing.begin(pick(v), pick(i), pick(v_free), kicks)
     fired, g, v_end, still = crossing.spikes_of_step(begin, kicks, pick(i_free), some, plan.dt, real, single)
-    per_neuron = jnp.stack([fired.sum(1).astype(v.dtype), jnp.where(fired[:, 0], g[:, 0], 0.0), begin.v_end - v_end], -1)
+    first = jnp.where(fired[:, 0], g[:, 0], 0.0)
+    per_neuron = jnp.stack([fired.sum(1).astype(v.dtype), first, begin.v_end - v_end], -1)
     change = jnp.zeros((n_samples * n, 3), v.dtype).at[place].add(per_neuron).reshape(n_samples, n, 3)
 
     spikes, missed = spike_list(sample, neuron, fired, g, plan.pool, n_samples)

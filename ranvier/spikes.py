@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from ranvier.events import Events
 
-
 # Entries of a step's spike list beyond one for each neuron looked at: room for those that fire twice.
 SPARE = 64
 
