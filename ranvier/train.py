@@ -443,7 +443,7 @@ class _Training:
     def _calibrate(self) -> None:
         """Scale the input weights such that the first training samples make the network fire at `initial_rate_hz`.
 
-        The scale is doubled from a small one, so that a network that is far too active is never simulated, then bisected.
+        The scale is doubled from a small one, so that a far too active network is never simulated, then bisected.
         """
         indices, _ = _batches(np.arange(len(self.splits.train)), self.config.batch_size)[0]
         events, labels = _gather(self.splits.train, indices, self.capacity)

@@ -10,7 +10,7 @@ import pytest
 from ranvier import kernels
 from ranvier.errors import RanvierError
 
-SOURCE = Path(__file__).parent.parent / "csrc" / "ranvier_cpu.cc"
+ROOT = Path(__file__).parent.parent
 NAME = "libranvier_cpu.so"
 
 
@@ -22,15 +22,24 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def built(folder):
-    """The library, compiled into the searched folder."""
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The library for one instruction set and without optimisation, which compiles quickly."""
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", str(SOURCE)]
-    subprocess.run([*command, "-o", str(folder / NAME)], check=True)
-    return folder / NAME
+    path = tmp_path_factory.mktemp("library") / NAME
+    options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-DRANVIER_NS=base"]
+    sources = [str(ROOT / "csrc" / name) for name in ("ranvier_cpu.cc", "lif_ffi.cc", "lif_kernels.cc")]
+    headers = ["-isystem", str(ROOT / "third_party" / "xla_ffi")]
+    subprocess.run([compiler, *options, *headers, *sources, "-o", str(path)], check=True)
+    return path
+
+
+@pytest.fixture
+def built(folder, library):
+    """The library in the searched folder."""
+    return Path(shutil.copy(library, folder / NAME))
 
 
 def test_a_required_library_is_there():
