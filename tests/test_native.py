@@ -70,9 +70,9 @@ def test_equals_the_reference(x64, name):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-9 * max(1.0, float(jnp.abs(a).max())))
 
 
-def native(case, neuron=LIF(), dt=0.5, **options):
+def native(case, neuron=None, dt=0.5, **options):
     events, arrays = case
-    return simulate(Layer(*arrays, neuron=neuron), events, duration=32.0, dt=dt, backend="native", **options)
+    return simulate(Layer(*arrays, neuron=neuron or LIF()), events, duration=32.0, dt=dt, backend="native", **options)
 
 
 def test_exact_solution(x64):
