@@ -163,6 +163,9 @@ def _train_run(config: Config, run: Run | None) -> int:
     if report.stopped:
         _say(f"stopped and saved; to go on: ranvier train --resume {run.folder}")
         return INTERRUPTED
+    from ranvier.plots import plot_run
+
+    _say(f"{len(plot_run(run.folder))} figures in {run.folder / 'figures'}")
     _print_test({row["split"]: row for row in report.rows}, run.folder)
     return 0
 
