@@ -97,7 +97,8 @@ def simulate(
         of no concern to it.
     capacity : int, optional
         Spike records a sample; 0 for none (nothing is then counted as lost for want of records). None has room for a
-        mean of 200 Hz. The native backend needs records to go back along and makes room for as many when it is 0.
+        mean of 200 Hz, or one spike a neuron with `single_spike`. The native backend needs records to go back along and
+        makes room for as many when it is 0.
     step_capacity : int, optional
         Neurons looked at in one step, a sample (shared by the samples of the batch). None is N: all of them, slow.
     trace : bool
@@ -128,7 +129,7 @@ def simulate(
     elif not isinstance(max_delay, Real) or not 0 <= max_delay < float("inf"):
         raise RanvierError(f"simulate: got max_delay {max_delay!r}; it must be a finite number >= 0 (ms)")
     if capacity is None:
-        capacity = _room(n, steps, dt)
+        capacity = _room(layer.neuron, n, steps, dt)
     plan = Plan(
         dt=float(dt),
         n_steps=steps,
@@ -150,7 +151,8 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
         outside = outside + more
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
     if native:
-        out = native_backend.run(layer, d_in, d_rec, events, plan, capacity or _room(n, plan.n_steps, plan.dt))
+        room = _room(layer.neuron, n, plan.n_steps, plan.dt)
+        out = native_backend.run(layer, d_in, d_rec, events, plan, capacity or room)
         count, v, trace, overflow = out["count"], out["v"], None, out["overflow"]
         first_step, first_offset = out["first_step"], out["first_offset"]
         if plan.record:
@@ -179,9 +181,10 @@ def _clip(d, longest):
     return jnp.where(low, 0.0, jnp.where(high, longest, d)), (low | high).sum(dtype=jnp.int32)
 
 
-def _room(n, steps, dt):
-    """Records a sample that are enough for nearly everything."""
-    return min(crossing.SPIKES_PER_STEP * n * steps, max(RECORD_LEAST, int(n * steps * dt * RECORD_RATE)))
+def _room(neuron, n, steps, dt):
+    """Records a sample that are enough for nearly everything; for single spikes, for everything."""
+    most = n if neuron.single_spike else crossing.SPIKES_PER_STEP * n * steps
+    return min(most, max(RECORD_LEAST, int(n * steps * dt * RECORD_RATE)))
 
 
 def _longest(*delays):

@@ -736,6 +736,8 @@ def _step_capacity(config: Config, limits: Limits, spikes: float) -> int:
 
 
 def _records(config: Config, duration: float) -> int:
+    if config.single_spike:
+        return config.hidden
     return max(64, math.ceil(RECORD_RATE * config.hidden * duration))
 
 

@@ -556,6 +556,9 @@ def test_single_spike(x64):
     np.testing.assert_array_equal(run.count, np.ones(4))
     same_spikes(run, solution)
     np.testing.assert_allclose(run.v, solution.v, rtol=0, atol=1e-9)
+    # a record a neuron is enough
+    out = plain(layer, events_of(net), 0.05, capacity=None)
+    assert out.events.time.shape == (1, 4) and np.isfinite(out.events.time).all() and not out.overflow.any()
 
 
 def test_layers_stack(x64):

@@ -311,6 +311,13 @@ def test_room_is_given_back_when_rates_fall():
     assert [train._step_capacity(config, limits, n) for n in (0.0, 600.0, 601.0, 2400.0, 1e9)] == [6, 6, 12, 24, 100]
 
 
+def test_neurons_that_fire_once_have_a_record_each():
+    network = train.init_state(CONFIG, M, K).network
+    config = replace(CONFIG, readout="leaky-mean")
+    assert train.initial_limits(network, config, 100.0, duration=100.0).capacity == 64
+    assert train.initial_limits(network, replace(config, single_spike=True), 100.0, duration=100.0).capacity == N
+
+
 def test_duration_comes_from_training_and_validation(splits, tmp_path):
     late = replace(splits.test, times=splits.test.times + 100.0)
     run, recorder, _ = trained(tmp_path / "run", CONFIG, replace(splits, test=late), stop=1)
