@@ -74,7 +74,7 @@ class Cells:
             return (v, i, z, silent | hit if single else silent), (hit, jnp.clip(start + cut, 0.0, dt))
 
         segments = tuple(x.reshape(-1, *shape) for x in (starts, lengths, arrivals))
-        (v, i, z, _), (hits, times) = jax.lax.scan(part, (v, i + kicks.di, z, silent), segments)
+        (v, i, z, _), (hits, times) = jax.lax.scan(part, (v + kicks.dv, i + kicks.di, z, silent), segments)
         fired, g = jnp.moveaxis(hits, 0, -1), jnp.moveaxis(times, 0, -1)
         which = jnp.argmax(fired, -1)[..., None]
         number = fired.sum(-1).astype(v.dtype)
@@ -91,9 +91,9 @@ class Cells:
         late = v >= self.m.v_th
 
         def cut(v, i, z, h):
-            fixed = [stop_gradient(y) for y in (v, i, z, h)]
-            x = jnp.where(late, 0.0, self.length_to_threshold(*fixed))
-            slope = stop_gradient(self.height(*fixed[:3], x)[1])
+            v_0, i_0, z_0, h_0 = stop_gradient((v, i, z, h))
+            x = jnp.where(late, 0.0, self.length_to_threshold(v_0, i_0, z_0, h_0))
+            slope = stop_gradient(self.height(v_0, i_0, z_0, x)[1])
             level = self.runge_kutta(v, i, z, x)[0] - self.m.v_th
             moved = x - (level - stop_gradient(level)) / jnp.maximum(slope, crossing.SLOPE_FLOOR)
             x = jnp.where(hit & ~late, moved, x)

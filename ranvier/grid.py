@@ -71,8 +71,8 @@ def run(layer, d_in, d_rec, events, plan):
     tau_mem, tau_syn, v_th = (row(x, n, dtype) for x in (neuron.tau_mem, neuron.tau_syn, neuron.v_th))
     alpha, beta = jnp.exp(-dt / tau_syn), jnp.exp(-dt / tau_mem)
     adex = isinstance(neuron, AdEx)
-    if adex:
-        a, b, tau_w, delta_t, z0 = (row(getattr(neuron, x), n, dtype) for x in ("a", "b", "tau_w", "delta_t", "z0"))
+    names = ("a", "b", "tau_w", "delta_t", "z0")
+    a, b, tau_w, delta_t, z0 = (row(getattr(neuron, x) if adex else 1.0, n, dtype) for x in names)  # LIF uses none
     inputs = input_arrivals(events, layer.w_in, d_in, plan)
     sample, index = (x.reshape(-1) for x in jnp.indices((n_samples, n), jnp.int32))
 
@@ -116,7 +116,7 @@ def run(layer, d_in, d_rec, events, plan):
         v_next = jnp.where(fired, -after * moved, free - late)
         i_next = alpha * i + kick + late / tau_syn
         cells = (v_next, i_next)
-        if adex:
+        if z is not None:
             # v stays in the drive of z in the step of the spike, as published; there z' falls by a v_th and b / tau_w
             z_next = z + dt * (-z / tau_w + a * v) + jnp.where(fired, b + (b / tau_w + a * v_th) * moved, 0.0)
             cells = (v_next, i_next, z_next)

@@ -98,8 +98,9 @@ def _sequence(dt, n_steps, single, records):
     def op_backward(kept, cotangents):
         values, results = kept
         time, w_in, w_rec = values[0], values[2], values[4]
-        given = [cotangents[k] for k in ("count", "first_offset", "v", "spike_g")]
-        given = [jnp.zeros(x.aval.shape, x.aval.dtype) if isinstance(x, SymbolicZero) else x for x in given]
+        neurons, records = (time.shape[0], w_in.shape[1]), results[_KEPT.index("spike_g")].shape
+        given = [(cotangents[k], neurons) for k in ("count", "first_offset", "v")] + [(cotangents["spike_g"], records)]
+        given = [jnp.zeros(shape, w_in.dtype) if isinstance(x, SymbolicZero) else x for x, shape in given]
         shapes = [time.shape, w_in.shape, w_in.shape, w_rec.shape, w_rec.shape]
         outputs = [jax.ShapeDtypeStruct(shape, w_in.dtype) for shape in shapes]
         call = jax.ffi.ffi_call(kernels.target("lif_backward", w_in.dtype), outputs, vmap_method="sequential")

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from ranvier import continuous, crossing, grid
 from ranvier import native as native_backend
@@ -188,7 +189,7 @@ def _room(neuron, n, steps, dt):
 
 
 def _longest(*delays):
-    if any(isinstance(d, jax.core.Tracer) for d in delays):
+    if any(isinstance(d, Tracer) for d in delays):
         raise RanvierError("simulate: got delays under a JAX transformation and no max_delay; give max_delay in ms")
     return max(0.0, *(float(d.max()) for d in delays if d is not None and d.size))
 
