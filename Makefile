@@ -14,7 +14,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
-CXX_FILES := $(wildcard csrc/*)
+CXX_FILES := $(wildcard csrc/*.cc csrc/*.h)
 
 .PHONY: train test lint format clean FORCE
 .DELETE_ON_ERROR:

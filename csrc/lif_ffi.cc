@@ -3,7 +3,8 @@
 // Gradients of the weights and delays are summed in a fixed number of parts (independent of the threads) and the parts
 // in order, so that a result does not depend on how many threads there are.
 #include <cmath>
-#include <cstdlib>
+#include <limits>
+#include <string>
 #include <vector>
 
 #include "lif_kernels.h"
@@ -21,7 +22,8 @@ namespace {
 
 constexpr int64_t kParts = 16;
 
-// 0: x86-64, 3: v3 (AVX2, FMA), 4: v4 (AVX-512); asked of the processor itself, since some compilers' runtime cannot say.
+// 0: x86-64, 3: v3 (AVX2, FMA), 4: v4 (AVX-512); asked of the processor itself, since some compilers' runtime cannot
+// say.
 int instruction_set() {
 #if defined(RANVIER_X86)
   unsigned a, b, c, d;
@@ -45,8 +47,10 @@ const Kernels<R>& kernels() {
   static const Kernels<R> best = [] {
 #if defined(RANVIER_X86)
     switch (instruction_set()) {
-      case 4: return v4::kernels<R>();
-      case 3: return v3::kernels<R>();
+      case 4:
+        return v4::kernels<R>();
+      case 3:
+        return v3::kernels<R>();
     }
 #endif
     return base::kernels<R>();
@@ -77,8 +81,10 @@ struct Delays {
   std::vector<R> in_offset, rec_offset;
 };
 
-template <ffi::DataType T> using In = ffi::Buffer<T>;
-template <ffi::DataType T> using Out = ffi::Result<ffi::Buffer<T>>;
+template <ffi::DataType T>
+using In = ffi::Buffer<T>;
+template <ffi::DataType T>
+using Out = ffi::Result<ffi::Buffer<T>>;
 
 template <class Buffer>
 bool shaped(const Buffer& b, std::initializer_list<int64_t> shape) {
@@ -90,8 +96,8 @@ bool shaped(const Buffer& b, std::initializer_list<int64_t> shape) {
   if (!(condition)) return ffi::Error::InvalidArgument("ranvier_lif: wrong shape of " what);
 
 template <class R, ffi::DataType T, class I>
-ffi::Error common(Call<R>& c, Delays<R>& d, double dt, int64_t n_steps, bool single, In<T>& time, I& channel, In<T>& w_in,
-                  In<T>& d_in, In<T>& w_rec, In<T>& d_rec, In<T>& tau_mem, In<T>& tau_syn, In<T>& v_th) {
+ffi::Error common(Call<R>& c, Delays<R>& d, double dt, int64_t n_steps, bool single, In<T>& time, I& channel,
+                  In<T>& w_in, In<T>& d_in, In<T>& w_rec, In<T>& d_rec, In<T>& tau_mem, In<T>& tau_syn, In<T>& v_th) {
   RANVIER_NEED(time.dimensions().size() == 2, "time");
   RANVIER_NEED(w_in.dimensions().size() == 2, "w_in");
   c.n_samples = time.dimensions()[0], c.n_events = time.dimensions()[1];
@@ -106,6 +112,14 @@ ffi::Error common(Call<R>& c, Delays<R>& d, double dt, int64_t n_steps, bool sin
   }
   RANVIER_NEED(shaped(tau_mem, {c.n}) && shaped(tau_syn, {c.n}) && shaped(v_th, {c.n}), "neuron parameters");
   c.time = time.typed_data(), c.channel = channel.typed_data(), c.w_in = w_in.typed_data();
+  // These become addresses: Events made without from_times were never checked.
+  for (int64_t k = 0; k < c.n_samples * c.n_events; ++k) {
+    if (!(c.time[k] < std::numeric_limits<R>::infinity())) continue;
+    if (c.time[k] < 0 || c.channel[k] < 0 || c.channel[k] >= c.n_inputs)
+      return ffi::Error::InvalidArgument("simulate: got an event at " + std::to_string(c.time[k]) + " ms in channel " +
+                                         std::to_string(c.channel[k]) + "; needs times >= 0 and channels below " +
+                                         std::to_string(c.n_inputs) + "; make events with Events.from_times");
+  }
   c.w_rec = w_rec.typed_data();
   c.tau_mem = tau_mem.typed_data(), c.tau_syn = tau_syn.typed_data(), c.v_th = v_th.typed_data();
   split(d_in.typed_data(), c.n_inputs * c.n, c.dt, d.in_step, d.in_offset);
@@ -116,11 +130,11 @@ ffi::Error common(Call<R>& c, Delays<R>& d, double dt, int64_t n_steps, bool sin
 }
 
 template <class R, ffi::DataType T>
-ffi::Error forward(ffi::ThreadPool pool, double dt, int64_t n_steps, bool single, In<T> time, In<ffi::S32> channel, In<T> w_in,
-                   In<T> d_in, In<T> w_rec, In<T> d_rec, In<T> tau_mem, In<T> tau_syn, In<T> v_th, Out<T> count,
-                   Out<T> first_offset, Out<T> v, Out<T> v_free, Out<T> spike_g, Out<T> spike_state,
-                   Out<ffi::S32> spike_step, Out<ffi::S32> spike_neuron, Out<ffi::S32> n_spikes, Out<ffi::S32> first_step,
-                   Out<ffi::S32> overflow) {
+ffi::Error forward(ffi::ThreadPool pool, double dt, int64_t n_steps, bool single, In<T> time, In<ffi::S32> channel,
+                   In<T> w_in, In<T> d_in, In<T> w_rec, In<T> d_rec, In<T> tau_mem, In<T> tau_syn, In<T> v_th,
+                   Out<T> count, Out<T> first_offset, Out<T> v, Out<T> v_free, Out<T> spike_g, Out<T> spike_state,
+                   Out<ffi::S32> spike_step, Out<ffi::S32> spike_neuron, Out<ffi::S32> n_spikes,
+                   Out<ffi::S32> first_step, Out<ffi::S32> overflow) {
   Call<R> c{};
   Delays<R> d;
   if (auto e = common<R, T>(c, d, dt, n_steps, single, time, channel, w_in, d_in, w_rec, d_rec, tau_mem, tau_syn, v_th);
@@ -141,8 +155,8 @@ ffi::Error forward(ffi::ThreadPool pool, double dt, int64_t n_steps, bool single
 
 template <class R, ffi::DataType T>
 ffi::Error backward(ffi::ThreadPool pool, double dt, int64_t n_steps, bool single, double unit, In<T> time,
-                    In<ffi::S32> channel, In<T> w_in, In<T> d_in, In<T> w_rec, In<T> d_rec, In<T> tau_mem, In<T> tau_syn,
-                    In<T> v_th, In<T> v_free, In<T> spike_g, In<T> spike_state, In<ffi::S32> spike_step,
+                    In<ffi::S32> channel, In<T> w_in, In<T> d_in, In<T> w_rec, In<T> d_rec, In<T> tau_mem,
+                    In<T> tau_syn, In<T> v_th, In<T> v_free, In<T> spike_g, In<T> spike_state, In<ffi::S32> spike_step,
                     In<ffi::S32> spike_neuron, In<ffi::S32> n_spikes, In<ffi::S32> first_step, In<T> ct_count,
                     In<T> ct_first, In<T> ct_v, In<T> ct_g, Out<T> dt_event, Out<T> dw_in, Out<T> dd_in, Out<T> dw_rec,
                     Out<T> dd_rec) {
@@ -191,29 +205,69 @@ ffi::Error backward(ffi::ThreadPool pool, double dt, int64_t n_steps, bool singl
 template <ffi::DataType T>
 auto bind_forward() {
   auto b = ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<double>("dt").Attr<int64_t>("n_steps").Attr<bool>("single");
-  return std::move(b).template Arg<In<T>>().template Arg<In<ffi::S32>>().template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>()
-      .template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>()
-      .template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>()
-      .template Ret<In<T>>().template Ret<In<ffi::S32>>().template Ret<In<ffi::S32>>().template Ret<In<ffi::S32>>()
-      .template Ret<In<ffi::S32>>().template Ret<In<ffi::S32>>();
+  return std::move(b)
+      .template Arg<In<T>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<ffi::S32>>()
+      .template Ret<In<ffi::S32>>()
+      .template Ret<In<ffi::S32>>()
+      .template Ret<In<ffi::S32>>()
+      .template Ret<In<ffi::S32>>();
 }
 
 template <ffi::DataType T>
 auto bind_backward() {
-  auto b = ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<double>("dt").Attr<int64_t>("n_steps").Attr<bool>("single")
+  auto b = ffi::Ffi::Bind()
+               .Ctx<ffi::ThreadPool>()
+               .Attr<double>("dt")
+               .Attr<int64_t>("n_steps")
+               .Attr<bool>("single")
                .Attr<double>("unit");
-  return std::move(b).template Arg<In<T>>().template Arg<In<ffi::S32>>().template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>()
-      .template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>()
-      .template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>().template Arg<In<ffi::S32>>()
-      .template Arg<In<ffi::S32>>().template Arg<In<ffi::S32>>().template Arg<In<ffi::S32>>().template Arg<In<T>>()
-      .template Arg<In<T>>().template Arg<In<T>>().template Arg<In<T>>()
-      .template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>().template Ret<In<T>>();
+  return std::move(b)
+      .template Arg<In<T>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<ffi::S32>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Arg<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>()
+      .template Ret<In<T>>();
 }
 
 }  // namespace
 }  // namespace ranvier
 
-#define RANVIER_HANDLER(NAME, FUNCTION, BINDING)                                               \
+#define RANVIER_HANDLER(NAME, FUNCTION, BINDING)                                             \
   extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NAME(XLA_FFI_CallFrame*); \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, FUNCTION, BINDING)
 RANVIER_HANDLER(ranvier_lif_forward_f32, (ranvier::forward<float, ffi::F32>), ranvier::bind_forward<ffi::F32>());
@@ -224,8 +278,11 @@ RANVIER_HANDLER(ranvier_lif_backward_f64, (ranvier::backward<double, ffi::F64>),
 // The instruction set that the kernels run with on this machine.
 extern "C" __attribute__((visibility("default"))) const char* ranvier_running_isa() {
   switch (ranvier::instruction_set()) {
-    case 4: return "x86-64-v4";
-    case 3: return "x86-64-v3";
-    default: return "baseline";
+    case 4:
+      return "x86-64-v4";
+    case 3:
+      return "x86-64-v3";
+    default:
+      return "baseline";
   }
 }

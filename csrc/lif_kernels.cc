@@ -9,9 +9,27 @@ namespace {
 
 template <class R>
 Problem<R> problem(const Call<R>& c) {
-  Problem<R> p{c.n_inputs,    c.n,           c.n_steps,      c.n_events,     c.capacity, c.dt,      c.recurrent, c.single,
-               c.w_in,        c.w_rec,       c.d_in_step,    c.d_rec_step,   c.d_in_offset, c.d_rec_offset,
-               c.tau_mem,     c.tau_syn,     c.v_th,         {}, {}, {}, {}};
+  Problem<R> p{c.n_inputs,
+               c.n,
+               c.n_steps,
+               c.n_events,
+               c.capacity,
+               c.dt,
+               c.recurrent,
+               c.single,
+               c.w_in,
+               c.w_rec,
+               c.d_in_step,
+               c.d_rec_step,
+               c.d_in_offset,
+               c.d_rec_offset,
+               c.tau_mem,
+               c.tau_syn,
+               c.v_th,
+               {},
+               {},
+               {},
+               {}};
   p.prepare();
   return p;
 }
@@ -19,8 +37,8 @@ Problem<R> problem(const Call<R>& c) {
 template <class R>
 Sample<R> sample(const Call<R>& c, int64_t b) {
   const int64_t records = b * c.capacity;
-  return {c.time + b * c.n_events, c.channel + b * c.n_events, c.v_free + b * c.n_steps * c.n, c.spike_step + records,
-          c.spike_neuron + records, c.spike_g + records,       c.spike_state + records * 5,    c.n_spikes + b,
+  return {c.time + b * c.n_events,  c.channel + b * c.n_events, c.v_free + b * c.n_steps * c.n, c.spike_step + records,
+          c.spike_neuron + records, c.spike_g + records,        c.spike_state + records * 5,    c.n_spikes + b,
           c.first_step + b * c.n};
 }
 

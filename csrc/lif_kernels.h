@@ -33,10 +33,10 @@ struct Kernels {
   void (*backward)(const Call<R>&, int64_t sample, R* scratch, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec);
 };
 
-#define RANVIER_DECLARE(NS)              \
-  namespace NS {                         \
-  template <class R>                     \
-  Kernels<R> kernels();                  \
+#define RANVIER_DECLARE(NS)                          \
+  namespace NS {                                     \
+  template <class R>                                 \
+  Kernels<R> kernels();                              \
   extern template Kernels<float> kernels<float>();   \
   extern template Kernels<double> kernels<double>(); \
   }

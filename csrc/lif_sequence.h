@@ -1,8 +1,8 @@
 // One sample through the whole sequence, forward and backward (docs/equations.md: 5 to 16 and the adjoint).
 //
 // Shapes: M inputs, N neurons, T steps, E event slots; weights and delays (M, N) and (N, N), source first. A bucket is
-// four numbers (JI, JV, JQ, unused): one aligned vector add an arrival. All T buckets of a sample are kept, so a delay may
-// be as long as the run and nothing wraps; the backward walk keeps their adjoints in the same shape.
+// four numbers (JI, JV, JQ, unused): one aligned vector add an arrival. All T buckets of a sample are kept, so a delay
+// may be as long as the run and nothing wraps; the backward walk keeps their adjoints in the same shape.
 //
 // Work a sample: an arrival costs two exponentials (vectorised over the targets of a source) and one scattered vector
 // add, forward, and one scattered load, backward; a step costs 8 operations a neuron; root finding happens at spikes.
@@ -20,11 +20,11 @@ struct Problem {
   int64_t n_inputs, n, n_steps, n_events, capacity;
   R dt;
   bool recurrent, single;
-  const R *w_in, *w_rec;                       // (M, N), (N, N)
-  const int32_t *d_in_step, *d_rec_step;       // whole steps of the delays
-  const R *d_in_offset, *d_rec_offset;         // the rest [ms]
-  const R *tau_mem, *tau_syn, *v_th;           // (N,)
-  std::vector<R> c, alpha, beta, kappa;        // (N,) constants of a step
+  const R *w_in, *w_rec;                  // (M, N), (N, N)
+  const int32_t *d_in_step, *d_rec_step;  // whole steps of the delays
+  const R *d_in_offset, *d_rec_offset;    // the rest [ms]
+  const R *tau_mem, *tau_syn, *v_th;      // (N,)
+  std::vector<R> c, alpha, beta, kappa;   // (N,) constants of a step
 
   Membrane<R> membrane(int64_t k) const { return {tau_mem[k], tau_syn[k], v_th[k], c[k]}; }
   void prepare() {
@@ -80,7 +80,7 @@ inline double exp_v(double x) {
   const double r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
   double p = 1. / 6227020800.;
   const double f[] = {1. / 479001600., 1. / 39916800., 1. / 3628800., 1. / 362880., 1. / 40320., 1. / 5040., 1. / 720.,
-                      1. / 120., 1. / 24., 1. / 6., .5, 1., 1.};
+                      1. / 120.,       1. / 24.,       1. / 6.,       .5,           1.,          1.};
   for (double a : f) p = p * r + a;
   int64_t bits;
   std::memcpy(&bits, &z, 8);
@@ -110,13 +110,14 @@ struct Row {
   std::vector<R> decay, y, h;
   explicit Row(int64_t n) : bucket(n), decay(n), y(n), h(n) {}
 
-  // A spike at `offset` in step `step`; `least` is 0 for inputs, 1 for recurrent spikes, which never enter their own step.
+  // A spike at `offset` in step `step`; `least` is 0 for inputs, 1 for recurrent spikes, which never enter their own
+  // step.
   void fill(const Problem<R>& p, const int32_t* d_step, const R* d_offset, int32_t step, R offset, int32_t least) {
     const R dt = p.dt;
     const int64_t n = p.n;
     int32_t* __restrict bucket_ = bucket.data();
-    R *__restrict decay_ = decay.data(), *__restrict y_ = y.data();
-    const R *__restrict tau_syn = p.tau_syn, *__restrict c = p.c.data();
+    R* __restrict decay_ = decay.data(), * __restrict y_ = y.data();
+    const R* __restrict tau_syn = p.tau_syn, * __restrict c = p.c.data();
     for (int64_t k = 0; k < n; ++k) {
       const R x = offset + d_offset[k];
       const int32_t carry = (x >= dt ? 1 : 0) + (x >= 2 * dt ? 1 : 0);
@@ -170,7 +171,8 @@ void split_time(R time, R dt, int32_t& step, R& offset) {
   offset = time - steps * dt;
 }
 
-// Buckets (T, N, 4) must be zero; writes the sample's records, count (N,), first_offset (N,), v (N,); returns lost spikes.
+// Buckets (T, N, 4) must be zero; writes the sample's records, count (N,), first_offset (N,), v (N,); returns lost
+// spikes.
 template <class R>
 int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R* first_offset, R* v_out) {
   const int64_t n = p.n;
@@ -261,11 +263,11 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
   return lost;
 }
 
-// Cotangents of count (N,), first_offset (N,), v (N,) and spike_g (C,) in; gradients are added to dw_*, dd_* and written
-// to dt_event (E,). `adjoint` (T, N, 4) is scratch, fully written.
+// Cotangents of count (N,), first_offset (N,), v (N,) and spike_g (C,) in; gradients are added to dw_*, dd_* and
+// written to dt_event (E,). `adjoint` (T, N, 4) is scratch, fully written.
 template <class R>
-void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const R* ct_first, const R* ct_v, const R* ct_g,
-              R unit, R* adjoint, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec, R* dt_event) {
+void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const R* ct_first, const R* ct_v,
+              const R* ct_g, R unit, R* adjoint, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec, R* dt_event) {
   using D = Dual<R>;
   const int64_t n = p.n;
   const R dt = p.dt, limit = static_cast<R>(p.n_steps) * dt;

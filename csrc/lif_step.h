@@ -34,9 +34,15 @@ struct Dual {
     for (int k = 0; k < kN; ++k) out.d[k] = f(k);
     return out;
   }
-  friend Dual operator+(const Dual& a, const Dual& b) { return make(a.x + b.x, [&](int k) { return a.d[k] + b.d[k]; }); }
-  friend Dual operator-(const Dual& a, const Dual& b) { return make(a.x - b.x, [&](int k) { return a.d[k] - b.d[k]; }); }
-  friend Dual operator-(const Dual& a) { return make(-a.x, [&](int k) { return -a.d[k]; }); }
+  friend Dual operator+(const Dual& a, const Dual& b) {
+    return make(a.x + b.x, [&](int k) { return a.d[k] + b.d[k]; });
+  }
+  friend Dual operator-(const Dual& a, const Dual& b) {
+    return make(a.x - b.x, [&](int k) { return a.d[k] - b.d[k]; });
+  }
+  friend Dual operator-(const Dual& a) {
+    return make(-a.x, [&](int k) { return -a.d[k]; });
+  }
   friend Dual operator*(const Dual& a, const Dual& b) {
     return make(a.x * b.x, [&](int k) { return a.x * b.d[k] + a.d[k] * b.x; });
   }
@@ -46,38 +52,65 @@ struct Dual {
   }
 };
 
-template <class R> R value(R a) { return a; }
-template <class R> R value(const Dual<R>& a) { return a.x; }
-template <class R> R exp_(R a) { return std::exp(a); }
-template <class R> Dual<R> exp_(const Dual<R>& a) {
+template <class R>
+R value(R a) {
+  return a;
+}
+template <class R>
+R value(const Dual<R>& a) {
+  return a.x;
+}
+template <class R>
+R exp_(R a) {
+  return std::exp(a);
+}
+template <class R>
+Dual<R> exp_(const Dual<R>& a) {
   const R y = std::exp(a.x);
   return Dual<R>::make(y, [&](int k) { return y * a.d[k]; });
 }
-template <class R> R sqrt_(R a) { return std::sqrt(a); }
-template <class R> Dual<R> sqrt_(const Dual<R>& a) {
+template <class R>
+R sqrt_(R a) {
+  return std::sqrt(a);
+}
+template <class R>
+Dual<R> sqrt_(const Dual<R>& a) {
   const R y = std::sqrt(a.x);
   return Dual<R>::make(y, [&](int k) { return a.d[k] / (2 * y); });
 }
 // q(h) = (exp(c h) - 1) / c (Eq. 2) and its inverse.
-template <class R> R q_(R h, R c) { return c == 0 ? h : std::expm1(c * h) / c; }
-template <class R> Dual<R> q_(const Dual<R>& h, R c) {
+template <class R>
+R q_(R h, R c) {
+  return c == 0 ? h : std::expm1(c * h) / c;
+}
+template <class R>
+Dual<R> q_(const Dual<R>& h, R c) {
   const R y = q_(h.x, c);
   return Dual<R>::make(y, [&](int k) { return (1 + c * y) * h.d[k]; });
 }
-template <class R> R time_of_q(R y, R c) { return c == 0 ? y : std::log1p(c * y) / c; }
-template <class R> Dual<R> time_of_q(const Dual<R>& y, R c) {
+template <class R>
+R time_of_q(R y, R c) {
+  return c == 0 ? y : std::log1p(c * y) / c;
+}
+template <class R>
+Dual<R> time_of_q(const Dual<R>& y, R c) {
   return Dual<R>::make(time_of_q(y.x, c), [&](int k) { return y.d[k] / (1 + c * y.x); });
 }
 // The same value, the derivative `slope` times that of `a`, which has value 0 in effect: x - (a - value(a)) / rate.
-template <class R> R implicit(R x, R, R) { return x; }
-template <class R> Dual<R> implicit(R x, const Dual<R>& level, R rate) {
+template <class R>
+R implicit(R x, R, R) {
+  return x;
+}
+template <class R>
+Dual<R> implicit(R x, const Dual<R>& level, R rate) {
   return Dual<R>::make(x, [&](int k) { return -level.d[k] / rate; });
 }
 
 template <class R>
 struct Membrane {
   R tau_mem, tau_syn, v_th, c;
-  template <class S> void flow(const S& v, const S& i, const S& h, S& v_out, S& i_out) const {
+  template <class S>
+  void flow(const S& v, const S& i, const S& h, S& v_out, S& i_out) const {
     const S decay = exp_(-h / S(tau_syn));
     v_out = v * exp_(-h / S(tau_mem)) + i * decay * q_(h, c);
     i_out = i * decay;
@@ -148,7 +181,10 @@ R newton(R t, R v, R i, R high, const Membrane<R>& m) {
   R x = std::min(std::max(high * (m.v_th - v) / (v_x > v ? v_x - v : R(1)), R(0)), high);
   for (int k = 0; k < kIterations; ++k) {
     m.flow(v, i, x, v_x, i_x);
-    if (v_x >= m.v_th) high = x; else low = x;
+    if (v_x >= m.v_th)
+      high = x;
+    else
+      low = x;
     const R slope = m.slope(v_x, i_x);
     const R step = x - (v_x - m.v_th) / (slope > 0 ? slope : R(1));
     const R before = x;
@@ -212,8 +248,8 @@ bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_end, const Me
 
 // All spikes of a step: their number, times `g`; `v_end` with resets; `still` if more than kSpikesPerStep.
 template <class S, class R>
-int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt, bool single,
-                   S* g, S& v_end, bool& still) {
+int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
+                   bool single, S* g, S& v_end, bool& still) {
   Progress<S> at{S(R(0)), v, i, S(R(0)), true, true};
   S i_end;
   m.flow(v, i, S(dt), at.v_end, i_end);

@@ -147,6 +147,14 @@ def test_what_it_refuses(neuron, options, why):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("time", "channel"), [(1.0, 6), (1.0, -1), (-1.0, 0)])
+def test_an_event_that_was_never_checked_is_refused(time, channel):
+    _, arrays = problem(0, 1, 6, 4, dtype=np.float32)
+    events = Events(jnp.array([[time]]), jnp.array([[channel]], jnp.int32), 6)
+    with pytest.raises(Exception, match="make events with Events.from_times"):
+        native((events, arrays)).v.block_until_ready()
+
+
 def test_derivative_for_a_time_constant_is_refused():
     case = problem(0, 1, 6, 4, dtype=np.float32)
     with pytest.raises(RanvierError, match="backend='reference'"):
