@@ -26,6 +26,7 @@ CONFIG = Config(
     weight_scale_rec=5.0,
     weight_scale_out=3.0,
     scheme="grid",
+    dt=1.0,
     epochs=3,
     batch_size=8,
     lr=2e-2,
