@@ -13,7 +13,17 @@ from ranvier.errors import RanvierError
 from ranvier.network import init_network
 from ranvier.optimizer import labels, make_optimizer, schedule, stop_frozen
 
-CONFIG = Config(hidden=6, net="2e0.1", warmup=0, decay_steps=100, decay_to=1.0, lr=1e-3, clip=0.0, weight_decay=0.0)
+CONFIG = Config(
+    hidden=6,
+    net="2e0.1",
+    warmup=0,
+    decay_steps=100,
+    decay_to=1.0,
+    lr=1e-3,
+    delay_lr_scale=10.0,
+    clip=0.0,
+    weight_decay=0.0,
+)
 
 
 def network_of(config):
