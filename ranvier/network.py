@@ -390,7 +390,9 @@ def init_network(config: Config, key: jax.Array, n_in: int, n_classes: int, dtyp
     k_in, k_rec, k_out, k_space, k_output = jax.random.split(key, 5)
     constant = config.constant_weights
     w_in = init_weights(k_in, (n_in, n), input_weight_scale(config), constant, dtype)
-    w_rec = init_weights(k_rec, (n, n), config.weight_scale_rec, constant, dtype) if config.recurrent else None
+    # By the published scale for all sizes, few neurons excite each other without end: each spike causes more than one.
+    scale_rec = 0.35 * n if config.weight_scale_rec is None else config.weight_scale_rec
+    w_rec = init_weights(k_rec, (n, n), scale_rec, constant, dtype) if config.recurrent else None
     # A linear readout works from any small start, but an output neuron that is silent on all samples never learns.
     scale_out = config.weight_scale_out * (SPIKING_OUTPUTS * n_classes if config.readout == "first-spike" else 1.0)
     w_out = init_weights(k_out, (n, n_classes), scale_out, constant, dtype)
