@@ -350,8 +350,8 @@ class _Interrupts:
             if self.requested.is_set():
                 self._before_exit()
                 os._exit(INTERRUPTED)
+            self._on_first()  # before the request, so that what it says comes before what the request makes others say
             self.requested.set()
-            self._on_first()
 
 
 class _Terminal:
