@@ -348,9 +348,12 @@ def initial_limits(
         duration = (math.floor((latest + longest) / config.dt) + 1) * config.dt
     max_delay = max_delay or config.max_delay or max(DELAY_MARGIN * longest, config.dt)
     # The compiled kernels go back along the recorded spikes, whatever the readout.
-    needed = config.readout != "count" or network.backend(config) == "native"
+    native = network.backend(config) == "native"
+    needed = config.readout != "count" or native
     capacity = _records(config, duration) if needed else 0
-    return Limits(float(duration), float(max_delay), min(STEP_CAPACITY, config.hidden), capacity)
+    # The kernels look at every neuron; the reference is the slower the more it looks at.
+    step_capacity = config.hidden if native else min(STEP_CAPACITY, config.hidden)
+    return Limits(float(duration), float(max_delay), step_capacity, capacity)
 
 
 def predict(
@@ -509,7 +512,7 @@ class _Training:
         rows = [self._row("train", means, sums["seconds"], sums["n"])]
         self._note_lost("in training", int(sums["lost"]))
         enough = _step_capacity(self.config, self.limits, PEAK * sums["busiest"])
-        if 4 * enough <= self.limits.step_capacity:
+        if 4 * enough <= self.limits.step_capacity and self.state.network.backend(self.config) == "reference":
             self.limits = replace(self.limits, step_capacity=enough)
         longest = float(self.state.network.longest_delay())
         if self.config.max_delay is not None and longest > self.config.max_delay:
@@ -659,11 +662,13 @@ def _with_room(
         longest = float(network.longest_delay()) if fetched.clipped and config.max_delay is None else 0.0
         if limits.max_delay < longest < math.inf:
             limits = replace(limits, max_delay=DELAY_MARGIN * longest)
-        elif fetched.overflow and (limits.step_capacity < n or 0 < limits.capacity < most):
+        elif fetched.overflow and (limits.step_capacity < n or 0 < limits.capacity < min(most, fetched.busiest)):
             # The mean over the steps may already show that twice the room is not enough.
             mean = _step_capacity(config, limits, 2 * float(fetched.busiest))
             step_capacity = min(n, max(2 * limits.step_capacity, mean))
-            limits = replace(limits, step_capacity=step_capacity, capacity=min(most, 2 * limits.capacity))
+            # Records are large: there are more only where the busiest sample needs them.
+            capacity = min(most, 2 * limits.capacity) if limits.capacity < fetched.busiest else limits.capacity
+            limits = replace(limits, step_capacity=step_capacity, capacity=capacity)
         else:
             return fetched._replace(state=result.state), limits
 

@@ -277,17 +277,24 @@ def test_an_update_with_clipped_delays_is_done_again(splits):
     assert train._with_room(call, small, state.network, given)[1] == small
 
 
-def test_spikes_that_never_fit_end_the_search():
+@pytest.mark.parametrize(
+    ("busiest", "sizes"),
+    [
+        (99.0, [(2, 10), (6, 20), (6, 40), (6, 72)]),  # 6 neurons, four spikes in each of 3 steps
+        (10.0, [(2, 10), (6, 10)]),  # what is lost is not lost for want of records, so there are no more of them
+    ],
+)
+def test_spikes_that_never_fit_end_the_search(busiest, sizes):
     tried = []
 
     def call(limits):
         tried.append((limits.step_capacity, limits.capacity))
-        return train._Result(None, np.int32(3), np.int32(0), np.float32(10.0))
+        return train._Result(None, np.int32(3), np.int32(0), np.float32(busiest))
 
     network = train.init_state(CONFIG, M, K).network
     result, limits = train._with_room(call, train.Limits(3.0, 1.0, 2, 10), network, CONFIG)
-    assert tried == [(2, 10), (6, 20), (6, 40), (6, 72)]  # 6 neurons, four spikes in each of 3 steps
-    assert result.overflow == 3 and limits == train.Limits(3.0, 1.0, 6, 72)
+    assert tried == sizes
+    assert result.overflow == 3 and limits == train.Limits(3.0, 1.0, *sizes[-1])
 
 
 def test_lost_spikes_are_said(splits, tmp_path, monkeypatch):
