@@ -23,17 +23,17 @@ struct Call {
   bool times;       // backward: write dt_event
 
   // inputs of both passes
-  const R* time;           // (S, E) sorted, +inf: no event
-  const int32_t* channel;  // (S, E)
-  const R *w_in, *d_in;    // (P, M, N)
-  const R *w_rec, *d_rec;  // (P, N, N)
+  const R* time;                      // (S, E) sorted, +inf: no event
+  const int32_t* channel;             // (S, E)
+  const R *w_in, *d_in;               // (P, M, N)
+  const R *w_rec, *d_rec;             // (P, N, N)
   const R *tau_mem, *tau_syn, *v_th;  // (P, N)
 
   // outputs of forward
-  R *count, *first_offset, *v;  // (S, N)
-  int32_t* first_step;          // (S, N) -1: silent
-  int32_t* overflow;            // (S,)
-  int32_t* n_spikes;            // (S,) records written
+  R *count, *first_offset, *v;         // (S, N)
+  int32_t* first_step;                 // (S, N) -1: silent
+  int32_t* overflow;                   // (S,)
+  int32_t* n_spikes;                   // (S,) records written
   int32_t *spike_step, *spike_neuron;  // (S, C) in the order of steps, then neurons, then times
   R* spike_g;                          // (S, C) offset in the step
   R* spike_state;                      // (S, C, 5) v, i at the start of the step, and its bucket JI, JV, JQ
@@ -46,10 +46,10 @@ struct Call {
   const R* ct_trace;                    // (S, T, N)
 
   // outputs of backward, fully written
-  R* dt_event;                               // (S, E)
-  R *dw_in, *dd_in;                          // (P, M, N)
-  R *dw_rec, *dd_rec;                        // (P, N, N)
-  R *d_tau_mem, *d_tau_syn, *d_v_th;         // (P, N)
+  R* dt_event;                        // (S, E)
+  R *dw_in, *dd_in;                   // (P, M, N)
+  R *dw_rec, *dd_rec;                 // (P, N, N)
+  R *d_tau_mem, *d_tau_syn, *d_v_th;  // (P, N)
 };
 
 }  // namespace ranvier

@@ -7,6 +7,7 @@
 // Work a sample: an arrival costs two exponentials (vectorised over the targets of a source) and one scattered vector
 // add, forward, and one scattered load, backward; a step costs 8 operations a neuron; root finding happens at spikes.
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -26,14 +27,14 @@ struct Problem {
   const R *tau_mem, *tau_syn, *v_th;      // (N,)
   std::vector<R> c, alpha, beta, kappa;   // (N,) constants of a step
 
-  Membrane<R> membrane(int64_t k) const { return {tau_mem[k], tau_syn[k], v_th[k], c[k]}; }
+  Membrane<R> membrane(int64_t k) const { return {tau_mem[k], tau_syn[k], v_th[k]}; }
   void prepare() {
     c.resize(n), alpha.resize(n), beta.resize(n), kappa.resize(n);
     for (int64_t k = 0; k < n; ++k) {
       c[k] = 1 / tau_syn[k] - 1 / tau_mem[k];
       alpha[k] = std::exp(-dt / tau_syn[k]);
       beta[k] = std::exp(-dt / tau_mem[k]);
-      kappa[k] = alpha[k] * q_(dt, c[k]);
+      kappa[k] = alpha[k] * membrane(k).q(dt);
     }
   }
 };
@@ -196,7 +197,7 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
     s.first_step[k] = -1;
     back_v[k] = 1 / p.beta[k];
     back_i[k] = 1 / p.alpha[k];
-    back_vi[k] = back_i[k] * q_(-dt, p.c[k]);
+    back_vi[k] = back_i[k] * p.membrane(k).q(-dt);
   }
   int32_t recorded = 0, lost = 0;
   for (int64_t t = 0; t < p.n_steps; ++t) {
@@ -268,7 +269,6 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
 template <class R>
 void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const R* ct_first, const R* ct_v,
               const R* ct_g, R unit, R* adjoint, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec, R* dt_event) {
-  using D = Dual<R>;
   const int64_t n = p.n;
   const R dt = p.dt, limit = static_cast<R>(p.n_steps) * dt;
   Row<R> row(n);
@@ -292,10 +292,8 @@ void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const 
       while (b < end && s.spike_neuron[b] == k) ++b;
       const Membrane<R> m = p.membrane(k);
       const R* state = s.spike_state + int64_t(a) * 5;
-      D x[5], g[kSpikesPerStep], v_end;
-      for (int q = 0; q < 5; ++q) x[q] = D::variable(state[q], q);
-      bool still;
-      spikes_of_step(x[0], x[1], x[2], x[3], x[4], m, dt, p.single, g, v_end, still);
+      R slopes[kSpikesPerStep * 5];
+      spike_jacobian<5>(state, m, dt, p.single, static_cast<int>(b - a), slopes);
       Change change{k, {}};
       for (int32_t f = a; f < b; ++f) {
         const R when = s.spike_g[f];
@@ -305,7 +303,7 @@ void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const 
           row.fill(p, p.d_rec_step + k * n, p.d_rec_offset + k * n, static_cast<int32_t>(t), when, 1);
           lam += collect(p, row, p.w_rec + k * n, adjoint, dw_rec + k * n, dd_rec + k * n);
         }
-        for (int q = 0; q < 5; ++q) change.d[q] += lam * g[f - a].d[q];
+        for (int q = 0; q < 5; ++q) change.d[q] += lam * slopes[(f - a) * 5 + q];
       }
       changes.push_back(change);
       a = b;

@@ -1,135 +1,249 @@
 // One LIF neuron through one step of the continuous scheme: the same algorithm as ranvier/crossing.py.
 //
-// S is the type of the state: a plain number R, or Dual<R>, which carries the derivatives for the five numbers that a
-// spike time depends on (v, i at the start of the step and the bucket's three moments). Branches look at values only,
-// and the root is found on values: its derivative is put in by one implicit step, as in the reference.
+// S is the type of the state: a plain number R, or Dual<R, K>, which carries the derivatives for what a spike time
+// depends on: v, i at the start of the step, the bucket's three moments (K = 5), and tau_mem, tau_syn, v_th (K = 8).
+// Branches look at values only, and the root is found on values: its derivative is put in by one implicit step, as in
+// the reference.
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include "host_device.h"
 
 namespace ranvier {
 
 constexpr int kSpikesPerStep = 4;
 constexpr int kIterations = 10;
 constexpr double kSlopeFloor = 1e-6;
+// Places of the parameters among the derivatives.
+constexpr int kTauMem = 5, kTauSyn = 6, kThreshold = 7;
 
-// A value and its derivatives for (v, i, JI, JV, JQ).
-template <class R>
+template <class R, int K>
 struct Dual {
-  static constexpr int kN = 5;
   R x;
-  R d[kN];
-  Dual() : x(0), d{} {}
-  Dual(R value) : x(value), d{} {}  // NOLINT: a number is a constant
-  static Dual variable(R value, int k) {
+  R d[K];
+  Dual() = default;
+  RANVIER_HD Dual(R value) : x(value) {  // NOLINT: a number is a constant
+    RANVIER_UNROLL
+    for (int k = 0; k < K; ++k) d[k] = R(0);
+  }
+  RANVIER_HD static Dual variable(R value, int k) {
     Dual out(value);
     out.d[k] = R(1);
     return out;
   }
-  template <class F>
-  static Dual make(R value, F&& f) {
-    Dual out(value);
-    for (int k = 0; k < kN; ++k) out.d[k] = f(k);
+  // The number `value` with the derivatives a.d * da + b.d * db.
+  RANVIER_HD static Dual chain(R value, const Dual& a, R da, const Dual& b, R db) {
+    Dual out;
+    out.x = value;
+    RANVIER_UNROLL
+    for (int k = 0; k < K; ++k) out.d[k] = a.d[k] * da + b.d[k] * db;
     return out;
   }
-  friend Dual operator+(const Dual& a, const Dual& b) {
-    return make(a.x + b.x, [&](int k) { return a.d[k] + b.d[k]; });
+  RANVIER_HD static Dual chain(R value, const Dual& a, R da) {
+    Dual out;
+    out.x = value;
+    RANVIER_UNROLL
+    for (int k = 0; k < K; ++k) out.d[k] = a.d[k] * da;
+    return out;
   }
-  friend Dual operator-(const Dual& a, const Dual& b) {
-    return make(a.x - b.x, [&](int k) { return a.d[k] - b.d[k]; });
-  }
-  friend Dual operator-(const Dual& a) {
-    return make(-a.x, [&](int k) { return -a.d[k]; });
-  }
-  friend Dual operator*(const Dual& a, const Dual& b) {
-    return make(a.x * b.x, [&](int k) { return a.x * b.d[k] + a.d[k] * b.x; });
-  }
-  friend Dual operator/(const Dual& a, const Dual& b) {
+  RANVIER_HD friend Dual operator+(const Dual& a, const Dual& b) { return chain(a.x + b.x, a, R(1), b, R(1)); }
+  RANVIER_HD friend Dual operator-(const Dual& a, const Dual& b) { return chain(a.x - b.x, a, R(1), b, R(-1)); }
+  RANVIER_HD friend Dual operator*(const Dual& a, const Dual& b) { return chain(a.x * b.x, a, b.x, b, a.x); }
+  RANVIER_HD friend Dual operator/(const Dual& a, const Dual& b) {
     const R y = a.x / b.x;
-    return make(y, [&](int k) { return (a.d[k] - y * b.d[k]) / b.x; });
+    return chain(y, a, 1 / b.x, b, -y / b.x);
   }
 };
 
 template <class R>
-R value(R a) {
+RANVIER_HD R value(R a) {
   return a;
 }
-template <class R>
-R value(const Dual<R>& a) {
+template <class R, int K>
+RANVIER_HD R value(const Dual<R, K>& a) {
   return a.x;
 }
 template <class R>
-R exp_(R a) {
-  return std::exp(a);
-}
-template <class R>
-Dual<R> exp_(const Dual<R>& a) {
-  const R y = std::exp(a.x);
-  return Dual<R>::make(y, [&](int k) { return y * a.d[k]; });
-}
-template <class R>
-R sqrt_(R a) {
+RANVIER_HD R sqrt_(R a) {
   return std::sqrt(a);
 }
-template <class R>
-Dual<R> sqrt_(const Dual<R>& a) {
+template <class R, int K>
+RANVIER_HD Dual<R, K> sqrt_(const Dual<R, K>& a) {
   const R y = std::sqrt(a.x);
-  return Dual<R>::make(y, [&](int k) { return a.d[k] / (2 * y); });
+  return Dual<R, K>::chain(y, a, R(0.5) / y);
 }
-// q(h) = (exp(c h) - 1) / c (Eq. 2) and its inverse.
+// Adds the derivative `slope` for parameter `k`; plain numbers have none.
 template <class R>
-R q_(R h, R c) {
-  return c == 0 ? h : std::expm1(c * h) / c;
+RANVIER_HD void add_partial(R&, int, R) {}
+template <class R, int K>
+RANVIER_HD void add_partial(Dual<R, K>& a, int k, R slope) {
+  if (k < K) a.d[k] += slope;
 }
+template <class S>
+struct HasParameters {
+  static constexpr bool value = false;
+};
 template <class R>
-Dual<R> q_(const Dual<R>& h, R c) {
-  const R y = q_(h.x, c);
-  return Dual<R>::make(y, [&](int k) { return (1 + c * y) * h.d[k]; });
+struct HasParameters<Dual<R, 8>> {
+  static constexpr bool value = true;
+};
+
+// phi(x) = (exp(x) - 1) / x to rounding; the series covers what steps need.
+RANVIER_HD float phi(float x) {
+  if (std::fabs(x) < 0.5f) {
+    float p = 1.f / 40320;
+    p = p * x + 1.f / 5040;
+    p = p * x + 1.f / 720;
+    p = p * x + 1.f / 120;
+    p = p * x + 1.f / 24;
+    p = p * x + 1.f / 6;
+    p = p * x + 0.5f;
+    return p * x + 1.f;
+  }
+  return std::expm1(x) / x;
 }
-template <class R>
-R time_of_q(R y, R c) {
-  return c == 0 ? y : std::log1p(c * y) / c;
+RANVIER_HD double phi(double x) {
+  if (std::fabs(x) < 0.5) {
+    double p = 1. / 1307674368000.;
+    p = p * x + 1. / 87178291200.;
+    p = p * x + 1. / 6227020800.;
+    p = p * x + 1. / 479001600.;
+    p = p * x + 1. / 39916800.;
+    p = p * x + 1. / 3628800.;
+    p = p * x + 1. / 362880.;
+    p = p * x + 1. / 40320.;
+    p = p * x + 1. / 5040.;
+    p = p * x + 1. / 720.;
+    p = p * x + 1. / 120.;
+    p = p * x + 1. / 24.;
+    p = p * x + 1. / 6.;
+    p = p * x + 0.5;
+    return p * x + 1.;
+  }
+  return std::expm1(x) / x;
 }
+// phi'(x), as synapse.py has it.
 template <class R>
-Dual<R> time_of_q(const Dual<R>& y, R c) {
-  return Dual<R>::make(time_of_q(y.x, c), [&](int k) { return y.d[k] / (1 + c * y.x); });
-}
-// The same value, the derivative `slope` times that of `a`, which has value 0 in effect: x - (a - value(a)) / rate.
-template <class R>
-R implicit(R x, R, R) {
-  return x;
-}
-template <class R>
-Dual<R> implicit(R x, const Dual<R>& level, R rate) {
-  return Dual<R>::make(x, [&](int k) { return -level.d[k] / rate; });
+RANVIER_HD R slope_of_phi(R x) {
+  if (std::fabs(x) < R(0.5)) {
+    R sum = R(0.5), power = 1, factorial = 2;
+    for (int n = 1; n < 13; ++n) {
+      power *= x;
+      factorial *= n + 2;
+      sum += power * (R(n + 1) / factorial);
+    }
+    return sum;
+  }
+  return ((x - 1) * std::exp(x) + 1) / (x * x);
 }
 
 template <class R>
 struct Membrane {
-  R tau_mem, tau_syn, v_th, c;
-  template <class S>
-  void flow(const S& v, const S& i, const S& h, S& v_out, S& i_out) const {
-    const S decay = exp_(-h / S(tau_syn));
-    v_out = v * exp_(-h / S(tau_mem)) + i * decay * q_(h, c);
-    i_out = i * decay;
-  }
-  R slope(R v, R i) const { return i - v / tau_mem; }
+  R tau_mem, tau_syn, v_th, c, rate_mem, rate_syn;
+  Membrane() = default;
+  RANVIER_HD Membrane(R tau_mem, R tau_syn, R v_th)
+      : tau_mem(tau_mem),
+        tau_syn(tau_syn),
+        v_th(v_th),
+        c(1 / tau_syn - 1 / tau_mem),
+        rate_mem(1 / tau_mem),
+        rate_syn(1 / tau_syn) {}
 
-  // Time and height of the highest voltage of the free flow from (v, i) within [0, length] (Eq. 11).
-  void top(R v, R i, R length, R& h, R& height) const {
-    R v_end, i_end;
-    flow(v, i, length, v_end, i_end);
+  // exp(-h / tau_syn), exp(-h / tau_mem) and q(h) (Eq. 2).
+  RANVIER_HD void decays(R h, R& syn, R& mem, R& y) const {
+    const R x = c * h;
+    syn = std::exp(-h * rate_syn);
+    y = h * phi(x);
+    mem = std::fabs(x) < R(0.5) ? syn * (1 + c * y) : std::exp(-h * rate_mem);
+  }
+  // d q(h) / d c
+  RANVIER_HD R q_slope(R h) const { return h * h * slope_of_phi(c * h); }
+
+  // (v, i) a time h later (Eq. 4).
+  RANVIER_HD void flow(const R& v, const R& i, const R& h, R& v_out, R& i_out) const {
+    R syn, mem, y;
+    decays(h, syn, mem, y);
+    i_out = i * syn;
+    v_out = v * mem + i_out * y;
+  }
+  template <int K>
+  RANVIER_HD void flow(const Dual<R, K>& v, const Dual<R, K>& i, const Dual<R, K>& h, Dual<R, K>& v_out,
+                       Dual<R, K>& i_out) const {
+    using D = Dual<R, K>;
+    R syn, mem, y;
+    decays(h.x, syn, mem, y);
+    const R i_x = i.x * syn, v_x = v.x * mem + i_x * y, rise = slope(v_x, i_x);
+    D v_new = D::chain(v_x, v, mem, i, syn * y), i_new = D::chain(i_x, i, syn, h, -i_x * rate_syn);
+    RANVIER_UNROLL
+    for (int k = 0; k < K; ++k) v_new.d[k] += rise * h.d[k];
+    if constexpr (HasParameters<D>::value) {
+      const R bend = i_x * q_slope(h.x);
+      v_new.d[kTauMem] += (v.x * mem * h.x + bend) * rate_mem * rate_mem;
+      v_new.d[kTauSyn] += (i_x * y * h.x - bend) * rate_syn * rate_syn;
+      i_new.d[kTauSyn] += i_x * h.x * rate_syn * rate_syn;
+    }
+    v_out = v_new, i_out = i_new;
+  }
+  RANVIER_HD R slope(R v, R i) const { return i - v * rate_mem; }
+
+  RANVIER_HD R q(R h) const { return h * phi(c * h); }
+  template <int K>
+  RANVIER_HD Dual<R, K> q(const Dual<R, K>& h) const {
+    const R y = q(h.x);
+    auto out = Dual<R, K>::chain(y, h, 1 + c * y);
+    if constexpr (HasParameters<Dual<R, K>>::value) add_c(out, q_slope(h.x));
+    return out;
+  }
+  // The h with q(h) = y.
+  RANVIER_HD R time_of_q(R y) const { return c == 0 ? y : std::log1p(c * y) / c; }
+  template <int K>
+  RANVIER_HD Dual<R, K> time_of_q(const Dual<R, K>& y) const {
+    const R h = time_of_q(y.x), rate = 1 / (1 + c * y.x);
+    auto out = Dual<R, K>::chain(h, y, rate);
+    if constexpr (HasParameters<Dual<R, K>>::value) add_c(out, -q_slope(h) * rate);
+    return out;
+  }
+  // exp(h / tau_syn) and exp(h / tau_mem)
+  RANVIER_HD R grow_syn(R h) const { return std::exp(h * rate_syn); }
+  RANVIER_HD R grow_mem(R h) const { return std::exp(h * rate_mem); }
+  template <int K>
+  RANVIER_HD Dual<R, K> grow_syn(const Dual<R, K>& h) const {
+    const R y = grow_syn(h.x);
+    auto out = Dual<R, K>::chain(y, h, y * rate_syn);
+    add_partial(out, kTauSyn, -y * h.x * rate_syn * rate_syn);
+    return out;
+  }
+  template <int K>
+  RANVIER_HD Dual<R, K> grow_mem(const Dual<R, K>& h) const {
+    const R y = grow_mem(h.x);
+    auto out = Dual<R, K>::chain(y, h, y * rate_mem);
+    add_partial(out, kTauMem, -y * h.x * rate_mem * rate_mem);
+    return out;
+  }
+  template <class S>
+  RANVIER_HD S threshold() const {
+    S out(v_th);
+    add_partial(out, kThreshold, R(1));
+    return out;
+  }
+
+  // Time and height of the highest voltage of the free flow from (v, i) within [0, length] (Eq. 11), given its end.
+  RANVIER_HD void top(R v, R i, R length, R v_end, R i_end, R& h, R& height) const {
     const R rises = slope(v, i);
     h = length;
     height = v_end;
     if (rises > 0 && slope(v_end, i_end) < 0) {
       R y = tau_mem * rises / (i + c * v);
       if (!(c * y > -1)) y = 0;
-      h = std::min(std::max(time_of_q(y, c), R(0)), length);
-      flow(v, i, h, height, i_end);
+      h = min_(max_(time_of_q(y), R(0)), length);
+      R unused;
+      flow(v, i, h, height, unused);
     }
+  }
+
+ private:
+  template <int K>
+  RANVIER_HD void add_c(Dual<R, K>& out, R slope) const {
+    add_partial(out, kTauMem, slope * rate_mem * rate_mem);
+    add_partial(out, kTauSyn, -slope * rate_syn * rate_syn);
   }
 };
 
@@ -147,38 +261,41 @@ struct Progress {
 
 // Two equal kicks with the moments of the arrivals (Eq. 7), or the whole at the start of the step (Eq. 8).
 template <class S, class R>
-Kicks<S> stand_in(const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt, Progress<S>& at) {
-  const R longest = q_(dt, m.c);
-  const R rounding = 64 * std::numeric_limits<R>::epsilon();
+RANVIER_HD Kicks<S> stand_in(const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt, Progress<S>& at) {
+  const S step(dt);
+  const S longest = m.q(step);
+  const R rounding = 64 * epsilon(R(0));
   const bool some = value(ji) != 0;
   const S mean = some ? jv / ji : S(R(0));
-  const bool inside = some && value(mean) >= -rounding * longest && value(mean) <= (1 + rounding) * longest;
+  const bool inside =
+      some && value(mean) >= -rounding * value(longest) && value(mean) <= (1 + rounding) * value(longest);
   if (!inside) {
-    at.i = at.i + ji * S(std::exp(dt / m.tau_syn));
-    at.v = at.v + (jv - ji * S(longest)) * S(std::exp(dt / m.tau_mem));
-    const S end{R(dt - time_of_q(R(0.5) * longest, m.c))};
+    at.i = at.i + ji * m.grow_syn(step);
+    at.v = at.v + (jv - ji * longest) * m.grow_mem(step);
+    const S end = step - m.time_of_q(S(R(0.5)) * longest);
     return {end, end, S(R(0)), S(R(0))};
   }
   const S square = jq / ji;
   const S variance = square - mean * mean;
   S spread(R(0));
-  if (value(variance) > rounding * std::abs(value(square))) {
+  if (value(variance) > rounding * std::fabs(value(square))) {
     spread = sqrt_(variance);
-    const S room = value(mean) < longest - value(mean) ? mean : S(longest) - mean;
+    const S room = value(mean) < value(longest) - value(mean) ? mean : longest - mean;
     if (value(room) < value(spread)) spread = room;
   }
-  const S h1 = time_of_q(mean + spread, m.c), h2 = time_of_q(mean - spread, m.c);
+  const S h1 = m.time_of_q(mean + spread), h2 = m.time_of_q(mean - spread);
   const S half = S(R(0.5)) * ji;
-  return {S(dt) - h1, S(dt) - h2, half * exp_(h1 / S(m.tau_syn)), half * exp_(h2 / S(m.tau_syn))};
+  return {step - h1, step - h2, half * m.grow_syn(h1), half * m.grow_syn(h2)};
 }
 
 // The crossing within (t, high] of the flow from (v, i) at t: Newton's steps inside a shrinking bracket.
 template <class R>
-R newton(R t, R v, R i, R high, const Membrane<R>& m) {
+RANVIER_HD R newton(R t, R v, R i, R high, const Membrane<R>& m) {
   R low = 0, v_x, i_x;
   high -= t;
+  const R still = 2 * epsilon(R(0)) * high;
   m.flow(v, i, high, v_x, i_x);
-  R x = std::min(std::max(high * (m.v_th - v) / (v_x > v ? v_x - v : R(1)), R(0)), high);
+  R x = min_(max_(high * (m.v_th - v) / (v_x > v ? v_x - v : R(1)), R(0)), high);
   for (int k = 0; k < kIterations; ++k) {
     m.flow(v, i, x, v_x, i_x);
     if (v_x >= m.v_th)
@@ -189,52 +306,61 @@ R newton(R t, R v, R i, R high, const Membrane<R>& m) {
     const R step = x - (v_x - m.v_th) / (slope > 0 ? slope : R(1));
     const R before = x;
     x = slope > 0 && step >= low && step <= high ? step : R(0.5) * (low + high);
-    if (x == before) break;  // nothing moves any more
+    if (std::fabs(x - before) <= still) break;
   }
   return t + x;
 }
 
+// The root x of `level` with the derivative of the implicit function, level's divided by `rate` (Eq. 13).
+template <class R>
+RANVIER_HD R implicit(R x, R, R) {
+  return x;
+}
+template <class R, int K>
+RANVIER_HD Dual<R, K> implicit(R x, const Dual<R, K>& level, R rate) {
+  return Dual<R, K>::chain(x, level, -1 / rate);
+}
+
 // The first crossing after `at` (Eq. 9 to 14); on true `g` is its time and `at` the state just after the reset.
 template <class S, class R>
-bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_end, const Membrane<R>& m, R dt, S& g) {
-  S t[4], v[3], i[3];
-  t[0] = at.s;
-  t[1] = at.first ? kicks.x1 : at.s;
-  t[2] = at.second ? kicks.x2 : t[1];
-  t[3] = S(dt);
-  v[0] = at.v;
-  i[0] = at.i;
-  int piece = 0;
+RANVIER_HD bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_end, const Membrane<R>& m, R dt, S& g) {
+  // three pieces: up to the first kick, up to the second, up to the end; a kick that is over has length 0
+  S t = at.s, v = at.v, i = at.i;
   R high = 0;
   bool fired = false;
-  for (; piece < 3; ++piece) {
-    const R begin = value(t[piece]), end = value(t[piece + 1]);
-    R h, v_top;
-    m.top(value(v[piece]), value(i[piece]), std::max(end - begin, R(0)), h, v_top);
-    const bool over = value(v[piece]) >= m.v_th;
-    fired = (v_top >= m.v_th || over) && (end > begin || over);
+  int piece = 0;
+  for (;; ++piece) {
+    S end = piece == 2 ? S(dt) : t;
+    if (piece == 0 && at.first) end = kicks.x1;
+    if (piece == 1 && at.second) end = kicks.x2;
+    S v_next, i_next;
+    m.flow(v, i, end - t, v_next, i_next);
+    const bool over = value(v) >= m.v_th;
+    R h, height = value(v_next);
+    h = max_(value(end) - value(t), R(0));
+    if (height < m.v_th) m.top(value(v), value(i), h, value(v_next), value(i_next), h, height);
+    fired = over || (height >= m.v_th && value(end) > value(t));
     if (fired) {
-      high = begin + h;
+      high = value(t) + h;
       break;
     }
-    if (piece == 2) break;
-    m.flow(v[piece], i[piece], t[piece + 1] - t[piece], v[piece + 1], i[piece + 1]);
-    if (piece == 0 && at.first) i[1] = i[1] + kicks.w1;
-    if (piece == 1 && at.second) i[2] = i[2] + kicks.w2;
+    if (piece == 2) return false;
+    t = end, v = v_next, i = i_next;
+    if (piece == 0 && at.first) i = i + kicks.w1;
+    if (piece == 1 && at.second) i = i + kicks.w2;
   }
-  if (!fired) return false;
   if (piece == 0 && value(at.v) >= m.v_th) {
     g = at.s;
-    at.v = at.v - S(m.v_th);
+    at.v = at.v - m.template threshold<S>();
   } else {
-    const R root = newton(value(t[piece]), value(v[piece]), value(i[piece]), high, m);
+    const R root = newton(value(t), value(v), value(i), high, m);
     // behind the last kick the state is that of the end of the step moved back
     const bool last = piece == 2;
-    const S t0 = last ? S(dt) : t[piece], v0 = last ? at.v_end : v[piece], i0 = last ? i_end : i[piece];
+    const S t0 = last ? S(dt) : t, v0 = last ? at.v_end : v, i0 = last ? i_end : i;
     S v_g, i_g;
     m.flow(v0, i0, S(root) - t0, v_g, i_g);
-    const R rate = std::max(m.slope(value(v_g), value(i_g)), R(kSlopeFloor));
-    g = implicit(root, v_g, rate);
+    const R rate = max_(m.slope(value(v_g), value(i_g)), R(kSlopeFloor));
+    g = implicit(root, v_g - m.template threshold<S>(), rate);
     m.flow(v0, i0, g - t0, v_g, i_g);
     at.v = S(R(0));
     at.i = i_g;
@@ -242,14 +368,14 @@ bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_end, const Me
     at.second = at.second && piece < 2;
   }
   at.s = g;
-  at.v_end = at.v_end - S(m.v_th) * exp_((g - S(dt)) / S(m.tau_mem));
+  at.v_end = at.v_end - m.template threshold<S>() * m.grow_mem(g - S(dt));
   return true;
 }
 
 // All spikes of a step: their number, times `g`; `v_end` with resets; `still` if more than kSpikesPerStep.
 template <class S, class R>
-int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
-                   bool single, S* g, S& v_end, bool& still) {
+RANVIER_HD int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
+                              bool single, S* g, S& v_end, bool& still) {
   Progress<S> at{S(R(0)), v, i, S(R(0)), true, true};
   S i_end;
   m.flow(v, i, S(dt), at.v_end, i_end);
@@ -258,7 +384,8 @@ int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq
   const Kicks<S> kicks = stand_in(ji, jv, jq, m, dt, at);
   int n = 0;
   still = false;
-  while (n < (single ? 1 : kSpikesPerStep) && next_spike(at, kicks, i_end, m, dt, g[n])) {
+  const int most = single ? 1 : kSpikesPerStep;
+  while (n < most && next_spike(at, kicks, i_end, m, dt, g[n])) {
     ++n;
     if (!(value(at.v_end) >= m.v_th)) break;
     still = n == kSpikesPerStep;
@@ -267,18 +394,34 @@ int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq
   return n;
 }
 
+// Derivatives of the times of the first `n` spikes of a step that starts from state[5] = v, i, JI, JV, JQ: row k of
+// `out` (n, K) holds those of spike k for state, and with K = 8 for tau_mem, tau_syn, v_th.
+template <int K, class R>
+RANVIER_HD void spike_jacobian(const R* state, const Membrane<R>& m, R dt, bool single, int n, R* out) {
+  using D = Dual<R, K>;
+  D x[5], g[kSpikesPerStep], v_end;
+  for (int q = 0; q < 5; ++q) x[q] = D::variable(state[q], q);
+  bool still;
+  spikes_of_step(x[0], x[1], x[2], x[3], x[4], m, dt, single, g, v_end, still);
+  for (int k = 0; k < n; ++k)
+    for (int q = 0; q < K; ++q) out[k * K + q] = g[k].d[q];
+}
+
 // Whether the step needs a look (Eq. 12); as ranvier.crossing.may_fire.
 template <class R>
-bool may_fire(R v, R i, R v_end, R i_end, const Membrane<R>& m, R dt) {
+RANVIER_HD bool may_fire(R v, R i, R v_end, R i_end, const Membrane<R>& m, R dt) {
   if (v_end >= m.v_th || v >= m.v_th) return true;
-  R h, height;
-  m.top(v, i, dt, h, height);
-  if (height >= m.v_th) return true;
+  R h, height, v_free, i_free;
+  if (m.slope(v, i) > 0) {
+    m.flow(v, i, dt, v_free, i_free);
+    m.top(v, i, dt, v_free, i_free, h, height);
+    if (height >= m.v_th) return true;
+  }
   if (!(m.slope(v_end, i_end) < 0)) return false;
   R v_back, i_back;
   m.flow(v_end, i_end, -dt, v_back, i_back);
   if (v_back >= m.v_th) return true;
-  m.top(v_back, i_back, dt, h, height);
+  m.top(v_back, i_back, dt, v_end, i_end, h, height);
   return height >= m.v_th;
 }
 
