@@ -18,7 +18,7 @@ struct Call {
   R dt, unit;                              // unit: step at which the surrogate counts as 1 (Eq. 16)
   bool recurrent, single;
   bool keep;        // forward: write v_free and spike_state, which backward reads
-  bool trace;       // forward: write trace; backward: read ct_trace
+  bool trace;       // forward: write v_trace; backward: read ct_trace
   bool parameters;  // forward: write i_free; backward: write the derivatives of tau_mem, tau_syn and v_th
   bool times;       // backward: write dt_event
 
@@ -38,7 +38,7 @@ struct Call {
   R* spike_g;                          // (S, C) offset in the step
   R* spike_state;                      // (S, C, 5) v, i at the start of the step, and its bucket JI, JV, JQ
   R *v_free, *i_free;                  // (S, T, N) state at the end of each step without the resets of that step
-  R* trace;                            // (S, T, N) voltage at the end of each step
+  R* v_trace;                          // (S, T, N) voltage at the end of each step
 
   // cotangents, backward
   const R *ct_count, *ct_first, *ct_v;  // (S, N)

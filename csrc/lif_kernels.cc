@@ -1,5 +1,14 @@
-// The sample kernels for one instruction set: compiled once for each (RANVIER_NS names it), picked when loaded.
+// A call's samples in parallel, for one instruction set: compiled once for each (RANVIER_NS names it), picked when
+// loaded.
+//
+// Gradients are summed in parts: the samples of a parameter set are cut into at most kParts runs, each run has a sum of
+// its own, and the sums are added in order. The cut knows nothing of threads, so neither does the result.
+//
+// Memory that a call needs for itself is kept for the next one: mapping it anew costs more than computing in it.
 #include "lif_kernels.h"
+
+#include <memory>
+#include <mutex>
 
 #include "lif_sequence.h"
 
@@ -7,60 +16,176 @@ namespace ranvier {
 namespace RANVIER_NS {
 namespace {
 
+constexpr int64_t kParts = 16;
+// Sums that are held at a time: parameter sets go in rounds of so many parts.
+constexpr int64_t kSums = 64;
+// Numbers that one turn of the final addition adds up.
+constexpr int64_t kBlock = 8192;
+
+// Numbers whose memory stays; what they are is not kept.
 template <class R>
-Problem<R> problem(const Call<R>& c) {
-  Problem<R> p{c.n_inputs,
-               c.n,
-               c.n_steps,
-               c.n_events,
-               c.capacity,
-               c.dt,
-               c.recurrent,
-               c.single,
-               c.w_in,
-               c.w_rec,
-               c.d_in_step,
-               c.d_rec_step,
-               c.d_in_offset,
-               c.d_rec_offset,
-               c.tau_mem,
-               c.tau_syn,
-               c.v_th,
-               {},
-               {},
-               {},
-               {}};
-  p.prepare();
-  return p;
+struct Block {
+  std::unique_ptr<R[]> memory;
+  int64_t size = 0;
+
+  R* of(int64_t n) {
+    if (size < n) {
+      memory.reset();
+      memory.reset(new R[n]);
+      size = n;
+    }
+    return memory.get();
+  }
+};
+
+template <class R>
+struct Workspace {
+  std::vector<Problem<R>> problems;  // one a parameter set
+  Block<R> sums;
+};
+
+// Lends a workspace to a call: as many exist as calls ever ran at the same time.
+template <class R>
+class Lease {
+ public:
+  Lease() {
+    std::lock_guard<std::mutex> lock(mutex());
+    if (idle().empty()) {
+      mine_ = std::make_unique<Workspace<R>>();
+    } else {
+      mine_ = std::move(idle().back());
+      idle().pop_back();
+    }
+  }
+  ~Lease() {
+    std::lock_guard<std::mutex> lock(mutex());
+    idle().push_back(std::move(mine_));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  Workspace<R>* operator->() { return mine_.get(); }
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex one;
+    return one;
+  }
+  static std::vector<std::unique_ptr<Workspace<R>>>& idle() {
+    static std::vector<std::unique_ptr<Workspace<R>>> all;
+    return all;
+  }
+  std::unique_ptr<Workspace<R>> mine_;
+};
+
+// Constants of a parameter set (delays split into step and offset), once a call.
+template <class R>
+const std::vector<Problem<R>>& prepare(const Call<R>& c, const Loop& loop, Workspace<R>& workspace) {
+  auto& problems = workspace.problems;
+  problems.resize(c.n_sets);
+  loop(c.n_sets, [&](int64_t set) { problems[set].prepare(c, set); });
+  return problems;
 }
 
 template <class R>
 Sample<R> sample(const Call<R>& c, int64_t b) {
-  const int64_t records = b * c.capacity;
-  return {c.time + b * c.n_events,  c.channel + b * c.n_events, c.v_free + b * c.n_steps * c.n, c.spike_step + records,
-          c.spike_neuron + records, c.spike_g + records,        c.spike_state + records * 5,    c.n_spikes + b,
-          c.first_step + b * c.n};
+  const auto of = [b](auto* array, int64_t size, bool on = true) { return on && array ? array + b * size : nullptr; };
+  const int64_t states = c.n_steps * c.n, records = c.capacity;
+  Sample<R> s{};
+  s.time = of(c.time, c.n_events), s.channel = of(c.channel, c.n_events);
+  s.count = of(c.count, c.n), s.first_offset = of(c.first_offset, c.n), s.v = of(c.v, c.n);
+  s.first_step = of(c.first_step, c.n), s.n_spikes = of(c.n_spikes, 1), s.overflow = of(c.overflow, 1);
+  s.spike_step = of(c.spike_step, records), s.spike_neuron = of(c.spike_neuron, records);
+  s.spike_g = of(c.spike_g, records), s.spike_state = of(c.spike_state, 5 * records, c.keep);
+  s.v_free = of(c.v_free, states, c.keep), s.i_free = of(c.i_free, states, c.parameters);
+  s.v_trace = of(c.v_trace, states, c.trace);
+  s.ct_count = of(c.ct_count, c.n), s.ct_first = of(c.ct_first, c.n), s.ct_v = of(c.ct_v, c.n);
+  s.ct_g = of(c.ct_g, records), s.ct_trace = of(c.ct_trace, states, c.trace);
+  s.dt_event = of(c.dt_event, c.n_events, c.times);
+  return s;
 }
 
 template <class R>
-void forward_sample(const Call<R>& c, int64_t b, R* scratch) {
-  std::fill(scratch, scratch + c.n_steps * c.n * 4, R(0));
-  const int64_t at = b * c.n;
-  c.overflow[b] = forward(problem(c), sample(c, b), scratch, c.count + at, c.first_offset + at, c.v + at);
+void forward_call(const Call<R>& c, const Loop& loop) {
+  Lease<R> lease;
+  const auto& problems = prepare(c, loop, *lease.operator->());
+  loop(c.n_samples, [&](int64_t b) {
+    static thread_local Scratch<R> scratch;
+    forward(problems[b / c.per_set], sample(c, b), scratch);
+  });
 }
 
+// Where the gradients of a parameter set lie: one after another, or in the results.
 template <class R>
-void backward_sample(const Call<R>& c, int64_t b, R* scratch, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec) {
-  const int64_t at = b * c.n;
-  backward(problem(c), sample(c, b), c.ct_count + at, c.ct_first + at, c.ct_v + at, c.ct_g + b * c.capacity, c.unit,
-           scratch, dw_in, dd_in, dw_rec, dd_rec, c.dt_event + b * c.n_events);
+struct Layout {
+  int64_t in, rec, n;
+  explicit Layout(const Call<R>& c)
+      : in(c.n_inputs * c.n), rec(c.recurrent ? c.n * c.n : 0), n(c.parameters ? c.n : 0) {}
+  int64_t size() const { return 2 * in + 2 * rec + 3 * n; }
+
+  Sums<R> sums(R* at) const {
+    R* rest = at + 2 * in + 2 * rec;
+    return {at, at + in, at + 2 * in, at + 2 * in + rec, rest, rest + n, rest + 2 * n};
+  }
+  Sums<R> results(const Call<R>& c, int64_t set) const {
+    return {c.dw_in + set * in,    c.dd_in + set * in,    c.dw_rec + set * rec, c.dd_rec + set * rec,
+            c.d_tau_mem + set * n, c.d_tau_syn + set * n, c.d_v_th + set * n};
+  }
+  // The seven arrays and their sizes, in the order in which `sums` places them.
+  template <class F>
+  void each(const Sums<R>& s, F&& f) const {
+    R* const arrays[] = {s.dw_in, s.dd_in, s.dw_rec, s.dd_rec, s.d_tau_mem, s.d_tau_syn, s.d_v_th};
+    const int64_t sizes[] = {in, in, rec, rec, n, n, n};
+    int64_t at = 0;
+    for (int k = 0; k < 7; ++k) {
+      f(arrays[k], at, sizes[k]);
+      at += sizes[k];
+    }
+  }
+};
+
+template <class R>
+void backward_call(const Call<R>& c, const Loop& loop) {
+  Lease<R> lease;
+  const auto& problems = prepare(c, loop, *lease.operator->());
+  const Layout<R> layout(c);
+  const int64_t size = layout.size(), parts = std::max<int64_t>(1, std::min(c.per_set, kParts));
+  const auto run = [&](int64_t set, int64_t part, const Sums<R>& sums) {
+    static thread_local Scratch<R> scratch;
+    layout.each(sums, [](R* array, int64_t, int64_t length) { std::fill(array, array + length, R(0)); });
+    const int64_t begin = set * c.per_set;
+    for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b)
+      backward(problems[set], sample(c, begin + b), scratch, sums);
+  };
+  if (parts == 1) {  // nothing to add up
+    loop(c.n_sets, [&](int64_t set) { run(set, 0, layout.results(c, set)); });
+    return;
+  }
+  const int64_t round = std::max<int64_t>(1, kSums / parts);
+  R* const sums = lease->sums.of(std::min(round, c.n_sets) * parts * size);
+  const int64_t blocks = (size + kBlock - 1) / kBlock;
+  for (int64_t first = 0; first < c.n_sets; first += round) {
+    const int64_t sets = std::min(round, c.n_sets - first);
+    loop(sets * parts, [&](int64_t k) { run(first + k / parts, k % parts, layout.sums(sums + k * size)); });
+    loop(sets * blocks, [&](int64_t k) {
+      const int64_t set = k / blocks, begin = k % blocks * kBlock, end = std::min(begin + kBlock, size);
+      R* const total = sums + set * parts * size;
+      for (int64_t part = 1; part < parts; ++part) {
+        const R* more = total + part * size;
+        for (int64_t x = begin; x < end; ++x) total[x] += more[x];
+      }
+      layout.each(layout.results(c, first + set), [&](R* array, int64_t at, int64_t length) {
+        const int64_t low = std::max(begin, at), high = std::min(end, at + length);
+        if (low < high) std::copy(total + low, total + high, array + (low - at));
+      });
+    });
+  }
 }
 
 }  // namespace
 
 template <class R>
 Kernels<R> kernels() {
-  return {forward_sample<R>, backward_sample<R>};
+  return {forward_call<R>, backward_call<R>};
 }
 
 template Kernels<float> kernels<float>();

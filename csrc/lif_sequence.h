@@ -11,24 +11,34 @@
 #include <cstring>
 #include <vector>
 
+#include "lif_call.h"
 #include "lif_step.h"
 
 namespace ranvier {
 namespace RANVIER_NS {
 
+// A parameter set and what follows from it, made once a call; memory is kept from call to call.
 template <class R>
 struct Problem {
   int64_t n_inputs, n, n_steps, n_events, capacity;
-  R dt;
+  R dt, unit;
   bool recurrent, single;
-  const R *w_in, *w_rec;                  // (M, N), (N, N)
-  const int32_t *d_in_step, *d_rec_step;  // whole steps of the delays
-  const R *d_in_offset, *d_rec_offset;    // the rest [ms]
-  const R *tau_mem, *tau_syn, *v_th;      // (N,)
-  std::vector<R> c, alpha, beta, kappa;   // (N,) constants of a step
+  const R *w_in, *w_rec;                       // (M, N), (N, N)
+  const R *tau_mem, *tau_syn, *v_th;           // (N,)
+  std::vector<int32_t> d_in_step, d_rec_step;  // whole steps of the delays
+  std::vector<R> d_in_offset, d_rec_offset;    // the rest [ms]
+  std::vector<R> c, alpha, beta, kappa;        // (N,) constants of a step
 
   Membrane<R> membrane(int64_t k) const { return {tau_mem[k], tau_syn[k], v_th[k]}; }
-  void prepare() {
+
+  void prepare(const Call<R>& call, int64_t set) {
+    n_inputs = call.n_inputs, n = call.n, n_steps = call.n_steps, n_events = call.n_events, capacity = call.capacity;
+    dt = call.dt, unit = call.unit, recurrent = call.recurrent, single = call.single;
+    const int64_t in = n_inputs * n, rec = recurrent ? n * n : 0;
+    w_in = call.w_in + set * in, w_rec = call.w_rec + set * rec;
+    tau_mem = call.tau_mem + set * n, tau_syn = call.tau_syn + set * n, v_th = call.v_th + set * n;
+    split(call.d_in + set * in, in, d_in_step, d_in_offset);
+    split(call.d_rec + set * rec, rec, d_rec_step, d_rec_offset);
     c.resize(n), alpha.resize(n), beta.resize(n), kappa.resize(n);
     for (int64_t k = 0; k < n; ++k) {
       c[k] = 1 / tau_syn[k] - 1 / tau_mem[k];
@@ -37,20 +47,43 @@ struct Problem {
       kappa[k] = alpha[k] * membrane(k).q(dt);
     }
   }
+
+  void split(const R* d, int64_t size, std::vector<int32_t>& step, std::vector<R>& offset) const {
+    step.resize(size), offset.resize(size);
+    for (int64_t k = 0; k < size; ++k) {
+      const R steps = std::floor(d[k] / dt);
+      step[k] = static_cast<int32_t>(steps);
+      offset[k] = d[k] - steps * dt;
+    }
+  }
 };
 
-// The arrays of one sample; what forward writes backward reads.
+// The arrays of one sample, named and shaped as in lif_call.h; null where they are switched off or of the other pass.
 template <class R>
 struct Sample {
-  const R* time;           // (E,) ms, +inf: no event
-  const int32_t* channel;  // (E,)
-  R* v_free;               // (T, N) voltage at the end of each step without the resets of that step
-  int32_t* spike_step;     // (C,)
-  int32_t* spike_neuron;   // (C,)
-  R* spike_g;              // (C,) offset in the step
-  R* spike_state;          // (C, 5) v, i at the start of the step, and its bucket
-  int32_t* n_spikes;       // ()
-  int32_t* first_step;     // (N,) -1: silent
+  const R* time;                                          // (E,)
+  const int32_t* channel;                                 // (E,)
+  R *count, *first_offset, *v;                            // (N,)
+  int32_t *first_step, *n_spikes, *overflow;              // (N,), (), ()
+  int32_t *spike_step, *spike_neuron;                     // (C,)
+  R *spike_g, *spike_state;                               // (C,), (C, 5)
+  R *v_free, *i_free, *v_trace;                           // (T, N)
+  const R *ct_count, *ct_first, *ct_v, *ct_g, *ct_trace;  // (N,) thrice, (C,), (T, N)
+  R* dt_event;                                            // (E,)
+};
+
+// Where backward adds the gradients of a parameter set.
+template <class R>
+struct Sums {
+  R *dw_in, *dd_in;                   // (M, N)
+  R *dw_rec, *dd_rec;                 // (N, N)
+  R *d_tau_mem, *d_tau_syn, *d_v_th;  // (N,)
+};
+
+// What a thread computes in, kept from sample to sample.
+template <class R>
+struct Scratch {
+  std::vector<R> buckets;  // (T, N, 4)
 };
 
 // exp(x) to rounding, in a form that compilers vectorise: x = k log 2 + r, a polynomial in r, the exponent set by hand.
@@ -172,10 +205,11 @@ void split_time(R time, R dt, int32_t& step, R& offset) {
   offset = time - steps * dt;
 }
 
-// Buckets (T, N, 4) must be zero; writes the sample's records, count (N,), first_offset (N,), v (N,); returns lost
-// spikes.
+// Writes all that Sample holds of forward; records behind n_spikes stay as they are.
 template <class R>
-int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R* first_offset, R* v_out) {
+void forward(const Problem<R>& p, const Sample<R>& s, Scratch<R>& scratch) {
+  scratch.buckets.assign(p.n_steps * p.n * 4, R(0));
+  R* const buckets = scratch.buckets.data();
   const int64_t n = p.n;
   const R dt = p.dt, limit = static_cast<R>(p.n_steps) * dt;
   Row<R> row(n);
@@ -185,15 +219,15 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
     R offset;
     split_time(s.time[e], dt, step, offset);
     const int64_t at = int64_t(s.channel[e]) * n;
-    row.fill(p, p.d_in_step + at, p.d_in_offset + at, step, offset, 0);
+    row.fill(p, p.d_in_step.data() + at, p.d_in_offset.data() + at, step, offset, 0);
     deliver(p, row, p.w_in + at, buckets);
   }
-  std::vector<R> v(n, R(0)), i(n, R(0)), v_next(n), i_next(n);
+  std::vector<R> v(n, R(0)), i(n, R(0)), v_next(n), i_next(n), free(n);
   std::vector<uint8_t> look(n);
   std::vector<R> back_v(n), back_i(n), back_vi(n);
   for (int64_t k = 0; k < n; ++k) {
-    count[k] = 0;
-    first_offset[k] = 0;
+    s.count[k] = 0;
+    s.first_offset[k] = 0;
     s.first_step[k] = -1;
     back_v[k] = 1 / p.beta[k];
     back_i[k] = 1 / p.alpha[k];
@@ -202,7 +236,7 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
   int32_t recorded = 0, lost = 0;
   for (int64_t t = 0; t < p.n_steps; ++t) {
     const R* j = buckets + t * n * 4;
-    R* v_free = s.v_free + t * n;
+    R* v_free = s.v_free ? s.v_free + t * n : free.data();
     for (int64_t k = 0; k < n; ++k) {
       const R v_f = v[k] * p.beta[k] + i[k] * p.kappa[k] + j[4 * k + 1];
       const R i_f = i[k] * p.alpha[k] + j[4 * k];
@@ -233,48 +267,46 @@ int32_t forward(const Problem<R>& p, const Sample<R>& s, R* buckets, R* count, R
           s.spike_neuron[recorded] = static_cast<int32_t>(k);
           s.spike_g[recorded] = g[f];
           const R state[5] = {v[k], i[k], b[0], b[1], b[2]};
-          std::copy(state, state + 5, s.spike_state + int64_t(recorded) * 5);
+          if (s.spike_state) std::copy(state, state + 5, s.spike_state + int64_t(recorded) * 5);
           ++recorded;
         } else {
           ++lost;
         }
         if (p.recurrent) {
-          row.fill(p, p.d_rec_step + k * n, p.d_rec_offset + k * n, static_cast<int32_t>(t), g[f], 1);
+          row.fill(p, p.d_rec_step.data() + k * n, p.d_rec_offset.data() + k * n, static_cast<int32_t>(t), g[f], 1);
           deliver(p, row, p.w_rec + k * n, buckets);
         }
       }
       v_next[k] = v_free[k] - decayed;
       if (s.first_step[k] < 0) {
         s.first_step[k] = static_cast<int32_t>(t);
-        first_offset[k] = g[0];
+        s.first_offset[k] = g[0];
       }
-      count[k] += fired;
+      s.count[k] += fired;
       lost += still;
     }
+    if (s.v_trace) std::copy(v_next.begin(), v_next.end(), s.v_trace + t * n);
     v.swap(v_next);
     i.swap(i_next);
   }
   *s.n_spikes = recorded;
-  for (int32_t r = recorded; r < p.capacity; ++r) {
-    s.spike_step[r] = s.spike_neuron[r] = 0;
-    s.spike_g[r] = 0;
-    std::fill(s.spike_state + int64_t(r) * 5, s.spike_state + int64_t(r) * 5 + 5, R(0));
-  }
-  std::copy(v.begin(), v.end(), v_out);
-  return lost;
+  std::copy(v.begin(), v.end(), s.v);
+  *s.overflow = lost;
 }
 
-// Cotangents of count (N,), first_offset (N,), v (N,) and spike_g (C,) in; gradients are added to dw_*, dd_* and
-// written to dt_event (E,). `adjoint` (T, N, 4) is scratch, fully written.
+// From the cotangents and what forward kept: adds to `sums`, writes dt_event.
 template <class R>
-void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const R* ct_first, const R* ct_v,
-              const R* ct_g, R unit, R* adjoint, R* dw_in, R* dd_in, R* dw_rec, R* dd_rec, R* dt_event) {
+void backward(const Problem<R>& p, const Sample<R>& s, Scratch<R>& scratch, const Sums<R>& sums) {
+  scratch.buckets.resize(p.n_steps * p.n * 4);
+  R* const adjoint = scratch.buckets.data();
   const int64_t n = p.n;
   const R dt = p.dt, limit = static_cast<R>(p.n_steps) * dt;
   Row<R> row(n);
-  std::vector<R> lam_v(ct_v, ct_v + n), lam_i(n, R(0));
+  std::vector<R> lam_v(s.ct_v, s.ct_v + n), lam_i(n, R(0));
   int32_t r = *s.n_spikes;
   for (int64_t t = p.n_steps - 1; t >= 0; --t) {
+    if (s.ct_trace)
+      for (int64_t k = 0; k < n; ++k) lam_v[k] += s.ct_trace[t * n + k];
     R* l = adjoint + t * n * 4;
     const R* v_free = s.v_free + t * n;
     const int32_t end = r;
@@ -297,11 +329,11 @@ void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const 
       Change change{k, {}};
       for (int32_t f = a; f < b; ++f) {
         const R when = s.spike_g[f];
-        R lam = ct_g[f] - lam_v[k] * m.v_th / m.tau_mem * std::exp(-(dt - when) / m.tau_mem);
-        if (f == a && s.first_step[k] == t) lam += ct_first[k];
+        R lam = s.ct_g[f] - lam_v[k] * m.v_th / m.tau_mem * std::exp(-(dt - when) / m.tau_mem);
+        if (f == a && s.first_step[k] == t) lam += s.ct_first[k];
         if (p.recurrent) {
-          row.fill(p, p.d_rec_step + k * n, p.d_rec_offset + k * n, static_cast<int32_t>(t), when, 1);
-          lam += collect(p, row, p.w_rec + k * n, adjoint, dw_rec + k * n, dd_rec + k * n);
+          row.fill(p, p.d_rec_step.data() + k * n, p.d_rec_offset.data() + k * n, static_cast<int32_t>(t), when, 1);
+          lam += collect(p, row, p.w_rec + k * n, adjoint, sums.dw_rec + k * n, sums.dd_rec + k * n);
         }
         for (int q = 0; q < 5; ++q) change.d[q] += lam * slopes[(f - a) * 5 + q];
       }
@@ -312,7 +344,7 @@ void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const 
       R lam = lam_v[k];
       const R over = std::abs(v_free[k] - p.v_th[k]) + 1;
       const bool silent = p.single && s.first_step[k] >= 0 && s.first_step[k] < t;
-      if (!silent) lam += ct_count[k] * (dt / unit) / (over * over);
+      if (!silent) lam += s.ct_count[k] * (dt / p.unit) / (over * over);
       l[4 * k] = lam_i[k];
       l[4 * k + 1] = lam;
       l[4 * k + 2] = 0;
@@ -327,14 +359,15 @@ void backward(const Problem<R>& p, const Sample<R>& s, const R* ct_count, const 
     }
   }
   for (int64_t e = 0; e < p.n_events; ++e) {
-    dt_event[e] = 0;
+    if (s.dt_event) s.dt_event[e] = 0;
     if (!(s.time[e] < limit)) continue;
     int32_t step;
     R offset;
     split_time(s.time[e], dt, step, offset);
     const int64_t at = int64_t(s.channel[e]) * n;
-    row.fill(p, p.d_in_step + at, p.d_in_offset + at, step, offset, 0);
-    dt_event[e] = collect(p, row, p.w_in + at, adjoint, dw_in + at, dd_in + at);
+    row.fill(p, p.d_in_step.data() + at, p.d_in_offset.data() + at, step, offset, 0);
+    const R total = collect(p, row, p.w_in + at, adjoint, sums.dw_in + at, sums.dd_in + at);
+    if (s.dt_event) s.dt_event[e] = total;
   }
 }
 
