@@ -26,7 +26,7 @@ std::string dotted(int tens) { return std::to_string(tens / 10) + "." + std::to_
 std::string cuda(int version) { return "CUDA " + dotted(version / 100 + version % 100 / 10); }
 
 std::string code() {
-  std::string text = "code for compute capability";
+  std::string text = "compute capability";
   const char* separator = " ";
   for (int a : std::initializer_list<int>{RANVIER_REAL}) text += separator + dotted(a), separator = ", ";
   for (int a : std::initializer_list<int>{RANVIER_VIRTUAL}) text += separator + dotted(a) + " as PTX", separator = ", ";
@@ -63,7 +63,7 @@ struct Machine {
       if (!runs_on(capability) && unfit.empty()) unfit = dotted(capability);
     }
     if (!unfit.empty()) {
-      text = "a GPU here has compute capability " + unfit + ", and this library has " + code();
+      text = "a GPU here has compute capability " + unfit + ", and this library has code for " + code();
       return;
     }
     usable = true;
@@ -80,8 +80,8 @@ const Machine& machine() {
 
 RANVIER_EXPORT const char* ranvier_compiler() { return "nvcc " RANVIER_NVCC " and " RANVIER_COMPILER; }
 
-// The GPUs that it was compiled for.
-RANVIER_EXPORT const char* ranvier_architectures() {
+// The GPUs that it has code for.
+RANVIER_EXPORT const char* ranvier_isa() {
   static const std::string text = code();
   return text.c_str();
 }

@@ -1,61 +1,111 @@
-"""The compiled library: find it, check it, say what it is. The only file that talks to it.
+"""The compiled libraries, one for CPUs and one for NVIDIA GPUs: find, check and register them. The only file that does.
 
-Nothing is loaded before the first call, and without the library everything works through the JAX reference.
+Nothing is loaded before the first call, and without the libraries everything works through the JAX reference.
 
 Environment:
-    RANVIER_LIB_DIR=FOLDER      look for the library in this folder alone (a build folder, say)
-    RANVIER_REQUIRE_NATIVE=1    a missing or unusable library is an error
+    RANVIER_LIB_DIR=FOLDER      look for the libraries in this folder alone (a build folder, say)
+    RANVIER_REQUIRE_NATIVE=1    a missing or unusable library is an error: the CPU's, and the GPU's where JAX uses one
 """
 
 import ctypes
 import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ranvier.errors import RanvierError
 
-_LIBRARY = "libranvier_cpu.so"
-_HANDLERS = ("lif_forward", "lif_backward")
+HANDLERS = ("lif_forward", "lif_backward", "grid_forward", "grid_backward")
 _SUFFIX = {"float32": "f32", "float64": "f64"}
+_SCHEMES = {"lif": "continuous scheme", "grid": "grid scheme"}
+# The signatures of the handlers; the same number as in csrc/library.h.
+_INTERFACE = 2
+
+
+@dataclass(frozen=True)
+class _Device:
+    library: str
+    platform: str  # XLA's name
+    words: str
+    compiler: str
+
+
+_DEVICES = {
+    "cpu": _Device("libranvier_cpu.so", "cpu", "the CPU", "a C++ compiler"),
+    "cuda": _Device("libranvier_cuda.so", "CUDA", "NVIDIA GPUs", "nvcc"),
+}
+# JAX's names of what it computes on, as far as there are kernels.
+_BACKENDS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
 
 
 @dataclass(frozen=True)
 class KernelStatus:
-    """What is known of the compiled library.
+    """What is known of the compiled library of a device.
 
     Parameters
     ----------
-    found : loaded, and usable with the installed jaxlib
+    found : loaded, and usable with the installed jaxlib and on this machine
     path : file of the library, None where there is none
-    reason : one line: why it is not found, or how it was compiled
+    reason : one line: why it cannot be used, or what it is
     api : version of XLA's FFI that it was built for ("0.3"), None if unknown
-    isa : instruction set that it may use ("x86-64"), None if unknown
+    isa : what it needs to run: an instruction set ("x86-64") or compute capabilities of GPUs; None if unknown
+    handlers : names of the handlers in it, a part of `HANDLERS`
     """
 
     found: bool
     path: str | None
     reason: str
-    api: str | None
-    isa: str | None
+    api: str | None = None
+    isa: str | None = None
+    handlers: tuple[str, ...] = ()
 
 
-def status() -> KernelStatus:
-    """Find, load and check the compiled library.
+def find(device: str) -> KernelStatus:
+    """Find, load and check the compiled library for "cpu" or "cuda". Raises nothing."""
+    library = _inspect(device, _folders())
+    if device == "cuda" and library.found:
+        return _on_this_machine(library)
+    return library
+
+
+def status(device: str = "cpu") -> KernelStatus:
+    """Find, load and check the compiled library for "cpu" or "cuda".
 
     Raises
     ------
     RanvierError
         The library is missing or unusable and RANVIER_REQUIRE_NATIVE is 1. Never otherwise.
     """
-    found = _inspect(_folders())
+    found = find(device)
     if not found.found and os.environ.get("RANVIER_REQUIRE_NATIVE") == "1":
         raise RanvierError(
             f"kernels.status: {found.reason}; RANVIER_REQUIRE_NATIVE=1 needs the compiled library; "
-            "install ranvier again where a C++ compiler is, or unset RANVIER_REQUIRE_NATIVE"
+            f"install ranvier again where {_DEVICES[device].compiler} is, or unset RANVIER_REQUIRE_NATIVE"
         )
     return found
+
+
+def available(name: str) -> str | None:
+    """One line why the handler `name` cannot run on what JAX computes on by default, or None: it can.
+
+    Raises
+    ------
+    RanvierError
+        As `status` does.
+    """
+    import jax
+
+    backend = jax.default_backend()
+    if backend not in _BACKENDS:
+        return f"the compiled kernels are for CPUs and NVIDIA GPUs, and JAX computes on {backend}"
+    device = _BACKENDS[backend]
+    library = status(device)
+    if not library.found:
+        return library.reason
+    if name not in library.handlers:
+        return f"the compiled kernels for {_DEVICES[device].words} have no {name}"
+    return None
 
 
 def target(name: str, dtype) -> str:
@@ -65,20 +115,23 @@ def target(name: str, dtype) -> str:
 
 @functools.cache
 def register() -> None:
-    """Make the handlers known to XLA; call it only where `status().found`."""
+    """Make the handlers of every library that fits the installed jaxlib known to XLA."""
     import jax
 
-    path = status().path
-    assert path is not None
-    library = ctypes.CDLL(path)
-    for name in _HANDLERS:
-        for dtype in _SUFFIX:
-            symbol = target(name, dtype)
-            jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    for device, facts in _DEVICES.items():
+        # The driver is not asked: without it XLA has no GPU either, and nobody calls what is registered.
+        library = _inspect(device, _folders())
+        if not library.found:
+            continue
+        code = ctypes.CDLL(library.path)
+        for name in library.handlers:
+            for dtype in _SUFFIX:
+                symbol = target(name, dtype)
+                jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(code, symbol)), platform=facts.platform)
 
 
 def _folders() -> tuple[Path, ...]:
-    """Where the library may lie: an editable install has two package folders, the source and the installed one."""
+    """Where a library may lie: an editable install has two package folders, the source and the installed one."""
     if folder := os.environ.get("RANVIER_LIB_DIR"):
         return (Path(folder),)
     import ranvier
@@ -87,27 +140,46 @@ def _folders() -> tuple[Path, ...]:
 
 
 @functools.cache
-def _inspect(folders: tuple[Path, ...]) -> KernelStatus:
-    path = next((f / _LIBRARY for f in folders if (f / _LIBRARY).is_file()), None)
+def _inspect(device: str, folders: tuple[Path, ...]) -> KernelStatus:
+    """What the file says of itself; `found` leaves out whether this machine has the GPU and the driver for it."""
+    facts = _DEVICES[device]
+    path = next((f / facts.library for f in folders if (f / facts.library).is_file()), None)
     if path is None:
         searched = ", ".join(str(f) for f in folders)
-        reason = f"no compiled library {_LIBRARY} in {searched} (installed without a C++ compiler, or not installed)"
-        return KernelStatus(False, None, f"{reason}; the JAX reference computes everything", None, None)
+        why = f"no compiled library {facts.library} in {searched} (installed without {facts.compiler}?)"
+        return KernelStatus(False, None, f"{why}; on {facts.words} the JAX reference computes everything")
     try:
         library = ctypes.CDLL(str(path))
+        interface = library.ranvier_interface()
         api = (library.ranvier_ffi_api_major(), library.ranvier_ffi_api_minor())
         isa = _text(library.ranvier_isa)
+        code = f"{_text(library.ranvier_running_isa)} code" if device == "cpu" else f"code for {isa}"
         compiler = _text(library.ranvier_compiler)
     except (OSError, AttributeError) as error:  # not loadable here, or a function is missing: another release's library
-        return KernelStatus(False, str(path), f"{path} cannot be used: {' '.join(str(error).split())}", None, None)
+        return KernelStatus(False, str(path), f"{path} cannot be used: {' '.join(str(error).split())}")
+    known = KernelStatus(False, str(path), "", _dotted(api), isa)
+    if interface != _INTERFACE:
+        why = f"{path} belongs to another ranvier (interface {interface}, needs {_INTERFACE}); install ranvier again"
+        return replace(known, reason=why)
     runtime = _runtime_api()
     if runtime is not None and not (api[0] == runtime[0] and api[1] <= runtime[1]):
         # XLA refuses such a handler only when a backend starts, and then no backend starts at all.
-        reason = f"{path} is built for XLA FFI {_dotted(api)}; the installed jaxlib has {_dotted(runtime)}"
-        return KernelStatus(False, str(path), reason, _dotted(api), isa)
-    running = _text(library.ranvier_running_isa)
-    reason = f"LIF in the continuous scheme on the CPU, {running} code, compiled with {compiler}"
-    return KernelStatus(True, str(path), reason, _dotted(api), isa)
+        why = f"{path} is built for XLA FFI {_dotted(api)}; the installed jaxlib has {_dotted(runtime)}"
+        return replace(known, reason=why)
+    handlers = tuple(x for x in HANDLERS if all(hasattr(library, target(x, dtype)) for dtype in _SUFFIX))
+    schemes = " and ".join(words for part, words in _SCHEMES.items() if f"{part}_forward" in handlers) or "nothing"
+    reason = f"{schemes} on {facts.words}, {code}, compiled with {compiler}"
+    return replace(known, found=True, reason=reason, handlers=handlers)
+
+
+def _on_this_machine(library: KernelStatus) -> KernelStatus:
+    """The same, not found if the driver is missing or too old or has no GPU that the code runs on."""
+    assert library.path is not None
+    code = ctypes.CDLL(library.path)
+    usable, machine = code.ranvier_cuda_usable(), _text(code.ranvier_cuda_driver)
+    if not usable:
+        return replace(library, found=False, reason=f"{library.path} cannot run here: {machine}")
+    return replace(library, reason=f"{library.reason}; {machine}")
 
 
 def _text(function) -> str:
