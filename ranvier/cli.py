@@ -205,7 +205,7 @@ def _plot(arguments: list[str], folder: str) -> int:
 
 
 def _info(arguments: list[str]) -> int:
-    from ranvier.kernels import status
+    from ranvier.kernels import find
     from ranvier.runs import environment
 
     try:
@@ -218,9 +218,12 @@ def _info(arguments: list[str]) -> int:
     lines["devices"] = devices
     for name, value in lines.items():
         print(f"{name:10}{value}")
-    kernels = status()
-    print(f"{'kernels':10}{kernels.path if kernels.found else 'none'}")
-    print(f"{'':10}{kernels.reason}")
+    for device in ("cpu", "cuda"):
+        kernels = find(device)
+        print(f"{'kernels' if device == 'cpu' else '':10}{device:6}{kernels.path if kernels.found else 'none'}")
+        print(f"{'':16}{kernels.reason}")
+        if device == "cuda" and kernels.found and facts.get("backend") == "cpu":
+            print(f"{'':16}JAX does not see the GPU: install ranvier[cuda], and leave JAX_PLATFORMS unset")
     return 0
 
 
