@@ -148,6 +148,18 @@ class Config:
     seed: int = 0
     """Seed of every random number of the run; a file is divided in the same way for all seeds."""
 
+    # augmentation of the training samples
+    augment_shift: int = 0
+    """Move each training sample by a random number of channels, at most this many either way [count]; 0: off."""
+    augment_jitter: float = 0.0
+    """Move each training event by a normal number of channels with this standard deviation [count]; 0: off."""
+    augment_stretch: float = 0.0
+    """Multiply the times of each training sample by a random factor, at most this far from 1 [1]; 0: off."""
+    augment_drop: float = 0.0
+    """Probability that a training event is left out; 0: off."""
+    augment_blend: float = 0.0
+    """Probability that a training sample is blended with another one of its class; 0: off."""
+
     # run folder
     out: str = "runs"
     """Folder in which the run folder is made."""
@@ -320,7 +332,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("weight_scale_in", "weight_scale_rec", "weight_scale_out", "delay_lr_scale"), _not_negative),
     **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight"), _not_negative),
     **dict.fromkeys(("delay_mu", "delay_sigma"), (lambda x: x >= 0, "a number of ms that is not negative")),
-    "warmup": (lambda x: x >= 0, "a whole number that is not negative"),
+    **dict.fromkeys(("warmup", "augment_shift"), (lambda x: x >= 0, "a whole number that is not negative")),
+    "augment_jitter": _not_negative,
+    **dict.fromkeys(("augment_stretch", "augment_drop"), (lambda x: 0 <= x < 1, "a fraction in [0, 1)")),
+    "augment_blend": (lambda x: 0 <= x <= 1, "a probability in [0, 1]"),
     "decay_steps": _count,
     "decay_to": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
     "sparsity": (lambda x: 0 <= x < 1, "a fraction in [0, 1)"),

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ranvier.augment import Augmentation, augmented_batch
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
+from ranvier.data.recordings import Recordings, to_device
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
 from ranvier.losses import rate_penalty, sample_cross_entropy, sample_mean, true_rank
@@ -25,7 +27,7 @@ from ranvier.sparsify import Masks, all_kept, apply_masks, prune
 # with twice the room. Each size compiles once, and the time of a step grows with it.
 STEP_CAPACITY = 4
 
-# After an epoch the room goes back to this many times the mean of the busiest sample, if that is much less.
+# After an epoch the room in a step goes back to this many times the mean of the busiest sample, if that is much less.
 PEAK = 8
 
 # Mean rate [1/ms] for which the spike records of a readout that needs them have room at the start.
@@ -39,6 +41,15 @@ DELAY_MARGIN = 1.25
 
 # Simulations to find the initial scale of the input weights with, and how close the rate must come.
 CALIBRATIONS, CALIBRATED = 24, 0.1
+
+# Updates are sent to the device in blocks, whose results are read at the end: of so many, or about so long [s].
+BLOCK, BLOCK_SECONDS = 64, 0.5
+
+# Batches that are measured before their results are read.
+MEASURED = 8
+
+# What the random numbers of augmentation are told apart by from those of the initial network.
+AUGMENT = 1
 
 # Test samples whose spikes are kept for figures.
 SAMPLES = 4
@@ -281,8 +292,9 @@ def evaluate(
     RanvierError
         If the data set is empty or does not fit the network.
     """
+    _check_data(network, dataset)
     limits = initial_limits(network, config, dataset.latest, duration=duration, max_delay=max_delay)
-    predictions, _ = predict(network, dataset, config, limits)
+    predictions, _ = predict(network, to_device(dataset), config, limits)
     return {"all": predictions.metrics()} | {
         name: predictions.metrics(indices) for name, indices in (groups or {}).items() if len(indices)
     }
@@ -356,39 +368,37 @@ def initial_limits(
     return Limits(float(duration), float(max_delay), step_capacity, capacity)
 
 
-def predict(
-    network: Network, dataset: Dataset, config: Config, limits: Limits, capacity: int | None = None
-) -> tuple[Predictions, Limits]:
+def predict(network: Network, recordings: Recordings, config: Config, limits: Limits) -> tuple[Predictions, Limits]:
     """What a network says about each sample.
 
     Parameters
     ----------
     network : Network
-    dataset : Dataset
+    recordings : Recordings
+        A data set on the device, see `to_device`.
     config : Config
         `batch_size` and the options of the simulation.
     limits : Limits
-    capacity : int or None
-        Length of the rows of input events; None: chosen by the data set.
 
     Returns
     -------
     (Predictions, Limits)
         The limits that were enough.
-
-    Raises
-    ------
-    RanvierError
-        If the data set is empty or does not fit the network.
     """
-    _check_data(network, dataset)
-    columns, lost = [], 0
-    for indices, weight in _batches(np.arange(len(dataset)), config.batch_size):
-        events, labels = _gather(dataset, indices, capacity)
-        result, limits = _with_room(partial(_measure, network, events, labels, config=config), limits, network, config)
-        columns.append([value[weight > 0] for value in result.values])
-        lost += int(result.overflow)
-    loss, rank, predicted, rate = (np.concatenate(column) for column in zip(*columns, strict=True))
+    batches = _batches(np.arange(len(recordings.label)), config.batch_size)
+    rows: list[_Result] = []
+    while len(rows) < len(batches):
+        part = batches[len(rows) : len(rows) + MEASURED]
+        sent = [_measure(network, recordings, indices, config=config, limits=limits) for indices, _ in part]
+        for row in jax.device_get(sent):
+            if not row.fits:
+                limits = _more_room(limits, row, config)
+                break
+            rows.append(row)
+    columns = zip(*(row.values for row in rows), strict=True)
+    kept = np.concatenate([weight for _, weight in batches]) > 0
+    loss, rank, predicted, rate = (np.concatenate(column)[kept] for column in columns)
+    lost = sum(int(row.overflow) for row in rows)
     return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64), lost), limits
 
 
@@ -408,8 +418,11 @@ class _Training:
             _check_data(self.state.network, dataset)
         latest = max(splits.train.latest, splits.validation.latest)
         self.limits = initial_limits(self.state.network, config, latest)
-        # One length of rows for all splits: each further shape would compile again.
-        self.capacity = max(1, *(d.max_events for d in (splits.train, splits.validation, splits.test)))
+        # One length of rows for what is measured: each further shape would compile again.
+        row = max(1, splits.validation.max_events, splits.test.max_events)
+        self.train, self.validation = to_device(splits.train), to_device(splits.validation, row)
+        self.row = row
+        self.block = 1  # updates that are sent before their results are read
         self.steps = -(-len(splits.train) // config.batch_size)
         self.done = 0  # epochs
         self.step = 0  # updates of the epoch under way
@@ -438,7 +451,7 @@ class _Training:
         if self.config.weight_scale_in is None:
             self._calibrate()
         self._save("initial")
-        row = self._measure_row(self.splits.validation, "validation")
+        row = self._validate("validation")
         self._log([row])
         self._choose(row)
         self._save("last")
@@ -449,13 +462,12 @@ class _Training:
         The scale is doubled from a small one, so that a far too active network is never simulated, then bisected.
         """
         indices, _ = _batches(np.arange(len(self.splits.train)), self.config.batch_size)[0]
-        events, labels = _gather(self.splits.train, indices, self.capacity)
         start, target = self.state.network, self.config.initial_rate_hz
         low, high, factor, rate = 0.0, math.inf, 2.0**-10, 0.0
         for _ in range(CALIBRATIONS):
             network = replace(start, w_in=start.w_in * factor)
-            call = partial(_measure, network, events, labels, config=self.config)
-            result, self.limits = _with_room(call, self.limits, network, self.config)
+            call = partial(_measure, network, self.train, indices, config=self.config)
+            result, self.limits = _with_room(call, self.limits, self.config)
             rate = float(np.mean(result.values[3]))
             if abs(rate - target) <= CALIBRATED * target:
                 break
@@ -468,30 +480,57 @@ class _Training:
         """Go through the rest of an epoch; False if asked to stop."""
         # The order depends on seed and epoch alone, so that a resumed run sees the same batches.
         order = np.random.default_rng([self.config.seed, self.done + 1]).permutation(len(self.splits.train))
-        for indices, weight in _batches(order, self.config.batch_size)[self.step :]:
-            started = time.perf_counter()
-            means, lost, busiest = self._update(indices, weight)
-            seconds = time.perf_counter() - started
-            n = int(weight.sum())
-            self.step += 1
-            for name in MEANS:
-                self.sums[name] += means[name] * n
-            for name, value in (("n", n), ("lost", lost), ("seconds", seconds)):
-                self.sums[name] += value
-            self.sums["busiest"] = max(self.sums["busiest"], busiest)
-            self.reporter.step(self.done + 1, self.step, means["loss"], means["top1"], n / seconds)
+        batches = _batches(order, self.config.batch_size)
+        while self.step < self.steps:
+            self._updates_of(batches[self.step : self.step + self.block])
             if self.step < self.steps and self.reporter.stop_requested():
                 return False
         self._end_epoch()
         return self.done == self.config.epochs or not self.reporter.stop_requested()
 
-    def _update(self, indices: np.ndarray, weight: np.ndarray) -> tuple[dict[str, float], int, float]:
-        """One update of the state; means over its batch, spikes lost for good, spikes of the busiest sample."""
-        events, labels = _gather(self.splits.train, indices, self.capacity)
-        call = partial(_train_step, self.state, events, labels, weight, config=self.config)
-        result, self.limits = _with_room(call, self.limits, self.state.network, self.config)
-        *means, finite = result.values
-        if not finite.all():
+    def _updates_of(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Do the updates of a block, up to the first that needs more room; what they report is read at the end.
+
+        An update that does not fit, or is not finite, changes nothing, and neither do those sent after it. So the
+        results do not depend on where blocks begin.
+        """
+        started, first = time.perf_counter(), self._updates
+        sent, going = [], np.True_
+        for k, (indices, weight) in enumerate(batches):
+            limits = self.limits
+            result = _train_step(
+                self.state, going, self.train, indices, weight, np.int32(first + k), config=self.config, limits=limits
+            )
+            self.state, going = result.state, result.going
+            sent.append(result._replace(state=None))
+        rows = jax.device_get(sent)
+        done = sum(bool(row.going) for row in rows)
+        seconds = time.perf_counter() - started
+        for (_, weight), row in zip(batches[:done], rows, strict=False):
+            self._count(row, int(weight.sum()), seconds / done)
+        if done < len(rows):
+            self._refuse_infinite(rows[done])
+            self.limits = _more_room(self.limits, rows[done], self.config)
+        if seconds > BLOCK_SECONDS:
+            self.block = max(1, self.block // 2)
+        elif seconds < BLOCK_SECONDS / 2:
+            self.block = min(BLOCK, 2 * self.block)
+
+    def _count(self, row: "_Result", n: int, seconds: float) -> None:
+        """Add an update to the sums of its epoch, and report it."""
+        means = {name: float(value) for name, value in zip(MEANS, row.values[: len(MEANS)], strict=True)}
+        self.step += 1
+        for name in MEANS:
+            self.sums[name] += means[name] * n
+        for name, value in (("n", n), ("lost", int(row.overflow)), ("seconds", seconds)):
+            self.sums[name] += value
+        self.sums["busiest"] = max(self.sums["busiest"], float(row.busiest))
+        self.sums["latest"] = float(row.busiest)
+        self.reporter.step(self.done + 1, self.step, means["loss"], means["top1"], n / seconds)
+
+    def _refuse_infinite(self, row: "_Result") -> None:
+        finite = row.values[-1]
+        if row.fits and not finite.all():
             name = _quantities(self.state.network)[int(np.argmin(finite))]
             where = f"{name} at epoch {self.done + 1} step {self.step + 1}"
             self._save("failed", failed=where)
@@ -499,10 +538,6 @@ class _Training:
                 f"fit: got a {where} that is not finite; needs finite numbers; lower lr or set clip "
                 "(checkpoint 'failed' has the state before this update)"
             )
-        assert result.state is not None
-        self.state = result.state
-        named = {name: float(value) for name, value in zip(MEANS, means, strict=True)}
-        return named, int(result.overflow), float(result.busiest)
 
     def _end_epoch(self) -> None:
         """Measure, prune, log, choose and save."""
@@ -514,6 +549,11 @@ class _Training:
         enough = _step_capacity(self.config, self.limits, PEAK * sums["busiest"])
         if 4 * enough <= self.limits.step_capacity and self.state.network.backend(self.config) == "reference":
             self.limits = replace(self.limits, step_capacity=enough)
+        # A burst needs room once; every later update would pay for it.
+        least = _records(self.config, self.limits.duration)
+        enough = _capacity(self.config, self.limits, 2 * sums["latest"], least)
+        if 4 * enough <= self.limits.capacity:
+            self.limits = replace(self.limits, capacity=enough)
         longest = float(self.state.network.longest_delay())
         if self.config.max_delay is not None and longest > self.config.max_delay:
             self.reporter.note(
@@ -522,9 +562,9 @@ class _Training:
         if self.config.sparsity:
             network, masks = prune(self.state.network, self.config, self.done)
             if any(bool(jnp.any(getattr(network, name) != getattr(self.state.network, name))) for name in masks):
-                rows.append(self._measure_row(self.splits.validation, "validation before pruning"))
+                rows.append(self._validate("validation before pruning"))
             self.state = replace(self.state, network=network, masks=masks)
-        rows.append(self._measure_row(self.splits.validation, "validation"))
+        rows.append(self._validate("validation"))
         self._log(rows)
         self._choose(rows[-1])
         self._save("last")
@@ -539,7 +579,7 @@ class _Training:
         if not parts.keys() <= logged.keys():
             self._keep_samples(best.network)
             started = time.perf_counter()
-            predictions = self._predict(best.network, self.splits.test)
+            predictions = self._predict(best.network, to_device(self.splits.test, self.row))
             seconds, n = time.perf_counter() - started, len(self.splits.test)
             for split, part in parts.items():
                 row = self._row(split, asdict(predictions.metrics(part)), seconds, n)
@@ -553,9 +593,9 @@ class _Training:
         """Keep input and hidden spikes of the first test sample of each of a few classes."""
         test = self.splits.test
         indices = np.sort(np.unique(test.labels, return_index=True)[1][:SAMPLES])
-        events, labels = _gather(test, indices, self.capacity)
+        events = test.batch(indices, self.row)
         limits = replace(self.limits, capacity=self.limits.capacity or _records(self.config, self.limits.duration))
-        result, _ = _with_room(partial(_spikes, network, events, config=self.config), limits, network, self.config)
+        result, _ = _with_room(partial(_spikes, network, events, config=self.config), limits, self.config)
         predicted, hidden = result.values
         self.folder.save_arrays(
             "samples",
@@ -563,20 +603,21 @@ class _Training:
             input_channel=events.channel,
             hidden_time=hidden.time,
             hidden_neuron=hidden.channel,
-            label=labels,
+            label=test.labels[indices],
             prediction=predicted,
             index=indices,
             duration=self.limits.duration,
             class_names=np.array(test.class_names),
         )
 
-    def _measure_row(self, dataset: Dataset, split: str) -> dict:
+    def _validate(self, split: str) -> dict:
+        """A row of metrics on the validation samples."""
         started = time.perf_counter()
-        metrics = self._predict(self.state.network, dataset).metrics()
-        return self._row(split, asdict(metrics), time.perf_counter() - started, len(dataset))
+        metrics = self._predict(self.state.network, self.validation).metrics()
+        return self._row(split, asdict(metrics), time.perf_counter() - started, metrics.n)
 
-    def _predict(self, network: Network, dataset: Dataset) -> Predictions:
-        predictions, self.limits = predict(network, dataset, self.config, self.limits, self.capacity)
+    def _predict(self, network: Network, recordings: Recordings) -> Predictions:
+        predictions, self.limits = predict(network, recordings, self.config, self.limits)
         self._note_lost("in measuring", predictions.lost)
         return predictions
 
@@ -639,45 +680,88 @@ class _Training:
 class _Result(NamedTuple):
     """What a compiled call gives back.
 
-    `values` : what was asked for. `overflow`, `clipped` : spikes and delays that did not fit. `busiest` : spikes of the
-    sample that has most. `state` : the next state, of an update; it stays on the device.
+    `values` : what was asked for. `overflow`, `clipped` : spikes and delays that did not fit. `longest` : the longest
+    delay. `busiest` : spikes of the sample that has most. `fits` : more room would not help. Of an update also `going`,
+    whether it and all before it in its block changed the state, and the next `state`, which stays on the device.
     """
 
     values: Any
     overflow: Any
     clipped: Any
+    longest: Any
     busiest: Any
-    state: TrainState | None = None
+    fits: Any
+    going: Any = None
+    state: Any = None
 
 
-def _with_room(
-    call: Callable[..., _Result], limits: Limits, network: Network, config: Config
-) -> tuple[_Result, Limits]:
+def _result(values: Any, out: Output, network: Network, config: Config, limits: Limits) -> _Result:
+    busiest = jnp.max(jnp.sum(out.spike_count, axis=1) + out.overflow)
+    result = _Result(values, jnp.sum(out.overflow), out.delay_clipped, network.longest_delay(), busiest, None)
+    delays, spikes = _short_of(limits, result, config)
+    return result._replace(fits=~(delays | spikes))
+
+
+def _short_of(limits: Limits, result: _Result, config: Config) -> tuple[Any, Any]:
+    """Whether there is too little room for delays, and for spikes, and more would help; on the device or the host."""
+    delays = (result.clipped > 0) & (result.longest > limits.max_delay) & (result.longest < math.inf)
+    records = result.busiest > limits.capacity if 0 < limits.capacity < _most(config, limits) else False
+    spikes = (result.overflow > 0) & ((limits.step_capacity < config.hidden) | records)
+    return delays & (config.max_delay is None), spikes
+
+
+def _most(config: Config, limits: Limits) -> int:
+    """Records that are enough for every spike of a sample there can be."""
+    return SPIKES_A_STEP * config.hidden * n_steps(limits.duration, config.dt)
+
+
+def _more_room(limits: Limits, result: _Result, config: Config) -> Limits:
+    """Larger limits after a result, on the host, that does not fit."""
+    delays, _ = _short_of(limits, result, config)
+    if delays:
+        return replace(limits, max_delay=DELAY_MARGIN * float(result.longest))
+    # The mean over the steps may already show that twice the room is not enough.
+    mean = _step_capacity(config, limits, 2 * float(result.busiest))
+    step_capacity = min(config.hidden, max(2 * limits.step_capacity, mean))
+    # Records are large: there are more only where the busiest sample needs them.
+    capacity = _capacity(config, limits, float(result.busiest), limits.capacity)
+    return replace(limits, step_capacity=step_capacity, capacity=capacity)
+
+
+def _capacity(config: Config, limits: Limits, spikes: float, least: int) -> int:
+    """Records for so many spikes, `least` doubled as often as needed: of few sizes, like `_step_capacity`."""
+    doublings = math.ceil(math.log2(max(1.0, spikes / least))) if least else 0
+    return min(_most(config, limits), least * 2**doublings)
+
+
+def _with_room(call: Callable[..., _Result], limits: Limits, config: Config) -> tuple[_Result, Limits]:
     """Call with `limits`, and again with larger ones as long as spikes or delays did not fit."""
-    n = config.hidden
-    most = SPIKES_A_STEP * n * n_steps(limits.duration, config.dt)
     while True:
-        result = call(limits=limits)
-        fetched = jax.device_get(result._replace(state=None))
-        longest = float(network.longest_delay()) if fetched.clipped and config.max_delay is None else 0.0
-        if limits.max_delay < longest < math.inf:
-            limits = replace(limits, max_delay=DELAY_MARGIN * longest)
-        elif fetched.overflow and (limits.step_capacity < n or 0 < limits.capacity < min(most, fetched.busiest)):
-            # The mean over the steps may already show that twice the room is not enough.
-            mean = _step_capacity(config, limits, 2 * float(fetched.busiest))
-            step_capacity = min(n, max(2 * limits.step_capacity, mean))
-            # Records are large: there are more only where the busiest sample needs them.
-            capacity = min(most, 2 * limits.capacity) if limits.capacity < fetched.busiest else limits.capacity
-            limits = replace(limits, step_capacity=step_capacity, capacity=capacity)
-        else:
-            return fetched._replace(state=result.state), limits
+        result = jax.device_get(call(limits=limits))
+        if result.fits:
+            return result, limits
+        limits = _more_room(limits, result, config)
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
 def _train_step(
-    state: TrainState, events: Events, labels: jax.Array, weight: jax.Array, *, config: Config, limits: Limits
+    state: TrainState,
+    going: jax.Array,
+    recordings: Recordings,
+    indices: jax.Array,
+    weight: jax.Array,
+    update: jax.Array,
+    *,
+    config: Config,
+    limits: Limits,
 ) -> _Result:
-    """One update. The state is not donated: it is needed again if a spike did not fit."""
+    """One update, from the numbers of its samples; the state stays as it is unless `going`, and the update fits.
+
+    The random numbers of augmentation depend on the seed and the number of the update alone.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), AUGMENT), update)
+    events = augmented_batch(key, recordings, indices, Augmentation.of(config))
+    labels = recordings.label[indices]
 
     def objective(network: Network) -> tuple[jax.Array, tuple]:
         out = stop_frozen(network, config).apply(config, events, **asdict(limits))
@@ -698,7 +782,10 @@ def _train_step(
 
     rank = true_rank(out.logits, labels)
     means = [sample_mean(x, weight) for x in (rank < 1, rank < 3, _rate_hz(out, limits))]
-    return _result((error, *means, jnp.stack(finite)), out, TrainState(network, optimizer, state.masks))
+    result = _result((error, *means, jnp.stack(finite)), out, state.network, config, limits)
+    going = going & result.fits & jnp.stack(finite).all()
+    after = TrainState(network, optimizer, state.masks)
+    return result._replace(going=going, state=jax.tree.map(partial(jnp.where, going), after, state))
 
 
 def _quantities(network: Network) -> list[str]:
@@ -709,28 +796,27 @@ def _quantities(network: Network) -> list[str]:
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
-def _measure(network: Network, events: Events, labels: jax.Array, *, config: Config, limits: Limits) -> _Result:
+def _measure(
+    network: Network, recordings: Recordings, indices: jax.Array, *, config: Config, limits: Limits
+) -> _Result:
     """Cross entropy, rank of the true class, predicted class and rate [Hz] of each sample."""
-    out = network.apply(config, events, **asdict(limits))
+    labels = recordings.label[indices]
+    out = network.apply(config, recordings.batch(indices), **asdict(limits))
     error, rank = sample_cross_entropy(out.logits, labels), true_rank(out.logits, labels)
-    return _result((error, rank, jnp.argmax(out.logits, axis=1), _rate_hz(out, limits)), out)
+    values = (error, rank, jnp.argmax(out.logits, axis=1), _rate_hz(out, limits))
+    return _result(values, out, network, config, limits)
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
 def _spikes(network: Network, events: Events, *, config: Config, limits: Limits) -> _Result:
     """Predicted class and hidden spikes of each sample."""
     out = network.apply(config, events, **asdict(limits))
-    return _result((jnp.argmax(out.logits, axis=1), out.simulation.events), out)
+    return _result((jnp.argmax(out.logits, axis=1), out.simulation.events), out, network, config, limits)
 
 
 def _rate_hz(out: Output, limits: Limits) -> jax.Array:
     """Mean rate over the hidden neurons: (B,) [Hz]."""
     return jnp.mean(out.spike_count, axis=1) * (1000.0 / limits.duration)
-
-
-def _result(values: Any, out: Output, state: TrainState | None = None) -> _Result:
-    busiest = jnp.max(jnp.sum(out.spike_count, axis=1) + out.overflow)
-    return _Result(values, jnp.sum(out.overflow), out.delay_clipped, busiest, state)
 
 
 def _step_capacity(config: Config, limits: Limits, spikes: float) -> int:
@@ -752,12 +838,8 @@ def _batches(order: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]
     for start in range(0, len(order), size):
         part = order[start : start + size]
         weight = (np.arange(size) < len(part)).astype(np.float32)
-        batches.append((np.concatenate([part, np.full(size - len(part), part[0])]), weight))
+        batches.append((np.concatenate([part, np.full(size - len(part), part[0])]).astype(np.int32), weight))
     return batches
-
-
-def _gather(dataset: Dataset, indices: np.ndarray, capacity: int | None) -> tuple[Events, np.ndarray]:
-    return dataset.batch(indices, capacity), dataset.labels[indices]
 
 
 def _check_data(network: Network, dataset: Dataset) -> None:
@@ -772,4 +854,4 @@ def _check_data(network: Network, dataset: Dataset) -> None:
 
 
 def _no_sums() -> dict[str, float]:
-    return dict.fromkeys((*MEANS, "n", "lost", "seconds", "busiest"), 0)
+    return dict.fromkeys((*MEANS, "n", "lost", "seconds", "busiest", "latest"), 0)
