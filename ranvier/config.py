@@ -156,9 +156,9 @@ class Config:
     augment_stretch: float = 0.0
     """Multiply the times of each training sample by a random factor, at most this far from 1 [1]; 0: off."""
     augment_drop: float = 0.0
-    """Probability that a training event is left out; 0: off."""
+    """Probability that a training event is left out, in [0, 1) [1]; 0: off."""
     augment_blend: float = 0.0
-    """Probability that a training sample is blended with another one of its class; 0: off."""
+    """Probability that a training sample is blended with another one of its class [1]; 0: off."""
 
     # run folder
     out: str = "runs"
