@@ -1,111 +1,154 @@
-"""The compiled backend: a whole sequence of a LIF layer, forward and backward, in one call (continuous scheme, CPU).
+"""The compiled backend: a whole sequence of a LIF layer, forward and backward, in one call (continuous scheme).
 
-It computes what `continuous.py` defines. Its derivative is a hand-written adjoint, so it has reverse mode only.
+It computes what `continuous.py` defines; `primitives.py` makes it differentiable.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
-from ranvier import kernels, surrogate
+from ranvier import continuous, kernels, surrogate
 from ranvier.errors import RanvierError
+from ranvier.events import Events
+from ranvier.layer import Layer
 from ranvier.neurons import LIF
+from ranvier.plan import Plan
+from ranvier.primitives import Signature, Simulator
+from ranvier.spikes import rows
+
+NEURON = ("tau_mem", "tau_syn", "v_th")
 
 
-def refusal(layer, scheme, trace=False):
+def refusal(layer, scheme):
     """One line why the compiled backend cannot run this, or None."""
-    status = kernels.status()
-    if not status.found:
-        return status.reason
     if scheme != "continuous" or not isinstance(layer.neuron, LIF):
         return "the compiled kernels have LIF neurons in the continuous scheme only"
-    if trace:
-        return "the compiled kernels keep no voltage trace"
-    if jax.default_backend() != "cpu":
-        return f"the compiled kernels run on the CPU, and JAX computes on {jax.default_backend()}"
-    return None
+    if (dtype := jnp.result_type(layer.w_in)) not in (jnp.float32, jnp.float64):
+        return f"the compiled kernels compute in float32 and float64, and w_in is {dtype}"
+    return kernels.available("lif_forward") or kernels.available("lif_backward")
 
 
 def run(layer, d_in, d_rec, events, plan, records):
     """Simulate (B, E) events through N neurons with room for `records` spikes a sample.
 
-    Returns a dict of arrays: `count`, `first_offset`, `v` (B, N), `first_step` (B, N), the records `spike_g`,
-    `spike_step`, `spike_neuron` (B, C) in the order of steps, `n_spikes` and `overflow` (B,).
+    Returns a dict of arrays: `count`, `first_offset`, `v` (B, N), `first_step` (B, N), `trace` (B, T, N) if traced, the
+    records `spike_g`, `spike_step`, `spike_neuron` (B, C) in the order of steps, of which `n_spikes` (B,) are real and
+    the rest is anything, and `overflow` (B,).
     """
-    kernels.register()
-    w_in = layer.w_in
-    n, dtype = w_in.shape[1], w_in.dtype
+    n, dtype = layer.w_in.shape[1], layer.w_in.dtype
     none = jnp.zeros((0, n), dtype)
-    neuron = layer.neuron
-    parameters = [jnp.broadcast_to(jnp.asarray(x, dtype), (n,)) for x in (neuron.tau_mem, neuron.tau_syn, neuron.v_th)]
-    w_rec, d_rec = (none, none) if d_rec is None else (layer.w_rec, d_rec)
-    op = _sequence(plan.dt, plan.n_steps, bool(neuron.single_spike), records)
-    time = events.time.astype(dtype)
-    return op(time, events.channel.astype(jnp.int32), w_in, d_in, w_rec, d_rec, *parameters)
+    inputs = {
+        "time": events.time.astype(dtype),
+        "channel": events.channel.astype(jnp.int32),
+        "w_in": layer.w_in,
+        "d_in": d_in,
+        "w_rec": none if d_rec is None else layer.w_rec,
+        "d_rec": none if d_rec is None else d_rec,
+    }
+    for name in NEURON:
+        inputs[name] = jnp.broadcast_to(jnp.asarray(getattr(layer.neuron, name), dtype), (n,))
+    return _LIF.run(
+        inputs,
+        dt=plan.dt,
+        n_steps=plan.n_steps,
+        n_slots=plan.n_slots,
+        single=bool(layer.neuron.single_spike),
+        capacity=records,
+        keep=False,
+        trace=plan.trace,
+        parameters=False,
+    )
 
 
-_FLOATS = ("count", "first_offset", "v", "v_free", "spike_g", "spike_state")
-_INTS = ("spike_step", "spike_neuron", "n_spikes", "first_step", "overflow")
-# What backward reads of forward's results, in the order of the handler.
-_KEPT = ("v_free", "spike_g", "spike_state", "spike_step", "spike_neuron", "n_spikes", "first_step")
+def _sizes(shapes, options):
+    """What the letters of a shape stand for, as in docs/design.md; what is switched off has length 0."""
+    q, b, e = shapes["time"]
+    _, m, n = shapes["w_in"]
+    steps, capacity = options["n_steps"], options["capacity"]
+    return {
+        "Q": q,
+        "B": b,
+        "E": e,
+        "M": m,
+        "N": n,
+        "R": shapes["w_rec"][1],
+        "C": capacity,
+        "S": 5,  # v, i at the start of the step, and its bucket
+        "t": steps if options["keep"] else 0,
+        "c": capacity if options["keep"] else 0,
+        "i": steps if options["parameters"] else 0,
+        "v": steps if options["trace"] else 0,
+        "n": n if options["parameters"] else 0,
+        "e": e if options.get("times") else 0,
+    }
 
 
-@functools.cache
-def _sequence(dt, n_steps, single, records):
-    attributes = {"dt": np.float64(dt), "n_steps": np.int64(n_steps), "single": bool(single)}
+def _reference(inputs, options):
+    """The smooth results of one network by the definition."""
+    single = options["single"]
+    layer = Layer(inputs["w_in"], w_rec=inputs["w_rec"], neuron=LIF(*(inputs[name] for name in NEURON), single))
+    (n_samples, _), (m, n) = inputs["time"].shape, inputs["w_in"].shape
+    plan = Plan(options["dt"], options["n_steps"], options["n_slots"], n_samples * n, True, options["trace"])
+    d_rec = inputs["d_rec"] if inputs["d_rec"].size else None
+    end, lists, trace = continuous.run(layer, inputs["d_in"], d_rec, Events(inputs["time"], inputs["channel"], m), plan)
+    g, _, _ = rows(lists, 0.0, n_samples, options["capacity"])
+    trace = jnp.swapaxes(trace, 0, 1) if options["trace"] else jnp.zeros((n_samples, 0, n), g.dtype)
+    return end.count, end.first_offset, end.cells[0], g, trace
 
-    def forward(*inputs):
-        time, w_in = inputs[0], inputs[2]
-        b, n, dtype = time.shape[0], w_in.shape[1], w_in.dtype
-        shapes = {
-            "count": (b, n),
-            "first_offset": (b, n),
-            "v": (b, n),
-            "v_free": (b, n_steps, n),
-            "spike_g": (b, records),
-            "spike_state": (b, records, 5),
-            "spike_step": (b, records),
-            "spike_neuron": (b, records),
-            "n_spikes": (b,),
-            "first_step": (b, n),
-            "overflow": (b,),
-        }
-        outputs = [jax.ShapeDtypeStruct(shapes[x], dtype) for x in _FLOATS]
-        outputs += [jax.ShapeDtypeStruct(shapes[x], jnp.int32) for x in _INTS]
-        call = jax.ffi.ffi_call(kernels.target("lif_forward", dtype), outputs, vmap_method="sequential")
-        return dict(zip((*_FLOATS, *_INTS), call(*inputs, **attributes), strict=True))
 
-    def public(results):
-        return {k: x for k, x in results.items() if k not in ("v_free", "spike_state")}
+def _forward_options(options, moving):
+    if any(name in moving for name in NEURON):
+        raise RanvierError(
+            "simulate: got a derivative for tau_mem, tau_syn or v_th with backend 'native', which has none; "
+            "use backend='reference'"
+        )
+    return options | {"keep": True}
 
-    @jax.custom_vjp
-    def op(*inputs):
-        return public(forward(*inputs))
 
-    def op_forward(*inputs):
-        if any(x.perturbed for x in inputs[6:]):
-            raise RanvierError(
-                "simulate: got a derivative for tau_mem, tau_syn or v_th with backend 'native', which has none; "
-                "use backend='reference'"
-            )
-        values = [x.value for x in inputs]
-        results = forward(*values)
-        return public(results), (values, [results[k] for k in _KEPT])
+def _backward_options(options, moving, given):
+    trace = options["trace"] and "trace" in given
+    return options | {"trace": trace, "times": "time" in moving, "unit": surrogate.UNIT}
 
-    def op_backward(kept, cotangents):
-        values, results = kept
-        time, w_in, w_rec = values[0], values[2], values[4]
-        neurons, records = (time.shape[0], w_in.shape[1]), results[_KEPT.index("spike_g")].shape
-        given = [(cotangents[k], neurons) for k in ("count", "first_offset", "v")] + [(cotangents["spike_g"], records)]
-        given = [jnp.zeros(shape, w_in.dtype) if isinstance(x, SymbolicZero) else x for x, shape in given]
-        shapes = [time.shape, w_in.shape, w_in.shape, w_rec.shape, w_rec.shape]
-        outputs = [jax.ShapeDtypeStruct(shape, w_in.dtype) for shape in shapes]
-        call = jax.ffi.ffi_call(kernels.target("lif_backward", w_in.dtype), outputs, vmap_method="sequential")
-        d_time, *rest = call(*values, *results, *given, **attributes, unit=np.float64(surrogate.UNIT))
-        return d_time, None, *rest, *(jnp.zeros_like(x) for x in values[6:])
 
-    op.defvjp(op_forward, op_backward, symbolic_zeros=True)
-    return op
+_ATTRIBUTES = ("dt", "n_steps", "n_slots", "single", "keep", "trace", "parameters")
+# Samples' arrays begin with QB, networks' with Q.
+_LIF = Simulator(
+    Signature(
+        name="lif",
+        inputs={
+            "time": "QBE",
+            "channel": "QBE",
+            "w_in": "QMN",
+            "d_in": "QMN",
+            "w_rec": "QRN",
+            "d_rec": "QRN",
+            "tau_mem": "QN",
+            "tau_syn": "QN",
+            "v_th": "QN",
+        },
+        results={
+            "count": "QBN",
+            "first_offset": "QBN",
+            "v": "QBN",
+            "v_free": "QBtN",
+            "i_free": "QBiN",
+            "trace": "QBvN",
+            "spike_g": "QBC",
+            "spike_state": "QBcS",
+            "spike_step": "QBC",
+            "spike_neuron": "QBC",
+            "n_spikes": "QB",
+            "first_step": "QBN",
+            "overflow": "QB",
+        },
+        gradients={"time": "QBe", "w_in": "QMN", "d_in": "QMN", "w_rec": "QRN", "d_rec": "QRN"}
+        | {name: "Qn" for name in NEURON},
+        smooth=("count", "first_offset", "v", "spike_g", "trace"),
+        kept=("v_free", "i_free", "spike_g", "spike_state", "spike_step", "spike_neuron", "n_spikes", "first_step"),
+        whole=frozenset({"spike_step", "spike_neuron", "n_spikes", "first_step", "overflow"}),
+        sizes=_sizes,
+        reference=_reference,
+        forward_options=_forward_options,
+        backward_options=_backward_options,
+        forward_attributes=_ATTRIBUTES,
+        backward_attributes=(*_ATTRIBUTES, "unit", "times"),
+    )
+)

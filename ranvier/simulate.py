@@ -92,10 +92,10 @@ def simulate(
     scheme : "continuous" or "grid"
         Exact times (default), or the published scheme with everything rounded to steps.
     backend : "auto", "reference" or "native"
-        The reference, written in JAX, defines the result; "auto" is the reference. "native" is compiled code for LIF in
-        the continuous scheme on the CPU: the same result to rounding, many times faster, reverse mode only and without
-        derivatives for the neuron's parameters. It looks at every neuron and keeps every spike, so `step_capacity` is
-        of no concern to it.
+        The reference, written in JAX, defines the result. "native" is compiled code for LIF in the continuous scheme:
+        the same result to rounding, many times faster. Its reverse mode is compiled too; forward mode computes its
+        tangents by the reference, and there are no second derivatives. It looks at every neuron and keeps every spike,
+        so `step_capacity` is of no concern to it. "auto" is "native" where that can run, else the reference.
     capacity : int, optional
         Spike records a sample; 0 for none (nothing is then counted as lost for want of records). None has room for a
         mean of 200 Hz, or one spike a neuron with `single_spike`. The native backend needs records to go back along and
@@ -119,7 +119,8 @@ def simulate(
     `docs/equations.md`, Eq. 1 to 23; the adjoint is Eq. 26 to 31.
     """
     _check(layer, events, scheme, backend, capacity, step_capacity)
-    if backend == "native" and (why := native_backend.refusal(layer, scheme, trace)):
+    why = "" if backend == "reference" else native_backend.refusal(layer, scheme)
+    if backend == "native" and why:
         raise RanvierError(f"simulate: got backend 'native', but {why}; use backend='reference'")
     steps = n_steps(duration, dt)
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
@@ -141,7 +142,7 @@ def simulate(
     )
     # what the delays are made of stays outside: one compiled program serves every embedding
     layer, longest = replace(layer, d_in=None, d_rec=None), jnp.asarray(max_delay, d_in.dtype)
-    return _simulate(layer, d_in, d_rec, events, longest, plan, scheme, capacity, backend == "native")
+    return _simulate(layer, d_in, d_rec, events, longest, plan, scheme, capacity, why is None)
 
 
 @partial(jax.jit, static_argnames=("plan", "scheme", "capacity", "native"))
@@ -154,7 +155,8 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
     if native:
         room = _room(layer.neuron, n, plan.n_steps, plan.dt)
         out = native_backend.run(layer, d_in, d_rec, events, plan, capacity or room)
-        count, v, trace, overflow = out["count"], out["v"], None, out["overflow"]
+        count, v, overflow = out["count"], out["v"], out["overflow"]
+        trace = out["trace"] if plan.trace else None
         first_step, first_offset = out["first_step"], out["first_offset"]
         if plan.record:
             here = jnp.arange(capacity)[None, :] < out["n_spikes"][:, None]
@@ -169,10 +171,10 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
         if plan.record:
             spikes, unrecorded = record(lists, plan.dt, n_samples, n, capacity)
             overflow = overflow + unrecorded
+        trace = None if trace is None else jnp.swapaxes(trace, 0, 1)
     if not plan.record:
         spikes = Events(jnp.zeros((n_samples, 0), d_in.dtype), jnp.zeros((n_samples, 0), jnp.int32), n)
     first = jnp.where(first_step >= 0, first_step.astype(d_in.dtype) * plan.dt + first_offset, jnp.inf)
-    trace = None if trace is None else jnp.swapaxes(trace, 0, 1)
     return Simulation(count, first, v, spikes, overflow, outside, trace)
 
 

@@ -58,6 +58,12 @@ def record(lists, dt, n_samples, n_neurons, capacity):
 
     `lists` is a `SpikeList` of arrays (T, P); times keep their derivatives.
     """
+    times, channels, unrecorded = rows(lists, dt, n_samples, capacity)
+    return by_time(times, channels, n_neurons), unrecorded
+
+
+def rows(lists, dt, n_samples, capacity):
+    """As `record`: times and channels (B, capacity), in the order of steps, neurons and times, and what did not fit."""
     n_steps, size = lists.valid.shape
     here = (lists.sample[:, None, :] == jnp.arange(n_samples)[None, :, None]) & lists.valid[:, None, :]
     per_step = here.sum(-1, dtype=jnp.int32)
@@ -71,7 +77,7 @@ def record(lists, dt, n_samples, n_neurons, capacity):
     time = step.astype(lists.g.dtype) * dt + lists.g
     times = jnp.full((n_samples, capacity), jnp.inf, time.dtype).at[lists.sample, column].set(time, mode="drop")
     channels = jnp.zeros((n_samples, capacity), jnp.int32).at[lists.sample, column].set(lists.neuron, mode="drop")
-    return by_time(times, channels, n_neurons), jnp.maximum(per_step.sum(0, dtype=jnp.int32) - capacity, 0)
+    return times, channels, jnp.maximum(per_step.sum(0, dtype=jnp.int32) - capacity, 0)
 
 
 def by_time(times, channels, n_neurons):

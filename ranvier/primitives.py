@@ -1,0 +1,273 @@
+"""A compiled simulator as JAX primitives: forward, its derivative and the adjoint, under every transformation.
+
+    forward  : inputs -> results                      a handler of the compiled library
+    tangent  : inputs, kept, tangents -> tangents     the JAX reference in forward mode; linear in the tangents
+    backward : inputs, kept, cotangents -> gradients  a handler; it is the transpose of `tangent`
+
+So reverse mode runs compiled code alone, and forward mode runs the reference. A call simulates Q networks on B samples
+each. An axis of `jax.vmap` joins B where networks are shared, and Q elsewhere. Inside of `jax.shard_map` all operands
+are made to vary over the same axes of devices, whose transpose sums gradients of what was replicated.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ranvier import kernels
+from ranvier.errors import RanvierError
+
+# JAX's names of the platforms that handlers may exist for.
+PLATFORMS = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the arrays of a simulator are called and how they are shaped.
+
+    An array's axes are letters, Q B ... for one a sample and Q ... for one a network, whose lengths `sizes` tells.
+
+    Parameters
+    ----------
+    name : of the handlers, `NAME_forward` and `NAME_backward`
+    inputs, results : name -> axes, in the order of the handlers
+    gradients : name of the input -> axes, for the inputs that have a derivative
+    smooth : results that have one
+    kept : results that backward reads
+    whole : results and inputs that are int32
+    sizes : (shapes of the inputs by name, options) -> letter -> length
+    reference : (inputs of one network by name, options) -> smooth results
+    forward_options : (options, moving inputs) -> options of a forward pass that keeps what backward needs
+    backward_options : (options, moving inputs, smooth results with a cotangent) -> options of backward
+    forward_attributes, backward_attributes : the options that handlers read
+    """
+
+    name: str
+    inputs: dict[str, str]
+    results: dict[str, str]
+    gradients: dict[str, str]
+    smooth: tuple[str, ...]
+    kept: tuple[str, ...]
+    whole: frozenset[str]
+    sizes: Callable
+    reference: Callable
+    forward_options: Callable
+    backward_options: Callable
+    forward_attributes: tuple[str, ...]
+    backward_attributes: tuple[str, ...]
+
+
+class Simulator:
+    """The primitives of a `Signature`; `run` is the function to call."""
+
+    def __init__(self, signature: Signature):
+        self.of = signature
+        name = f"ranvier_{signature.name}"
+        self.forward = self._primitive(f"{name}_forward", self._forward_shapes, self._forward_axes)
+        self.tangent = self._primitive(f"{name}_tangent", self._tangent_shapes, self._tangent_axes)
+        self.backward = self._primitive(f"{name}_backward", self._backward_shapes, self._backward_axes)
+        self._compiled(self.forward, f"{signature.name}_forward", signature.forward_attributes)
+        self._compiled(self.backward, f"{signature.name}_backward", signature.backward_attributes)
+        mlir.register_lowering(self.tangent, mlir.lower_fun(self._tangent_by_reference, multiple_results=True))
+        ad.primitive_jvps[self.forward] = self._forward_jvp
+        ad.primitive_jvps[self.tangent] = self._tangent_jvp
+        ad.primitive_jvps[self.backward] = self._backward_jvp
+        ad.primitive_transposes[self.tangent] = self._tangent_transpose
+        ad.primitive_transposes[self.backward] = _refuse_second
+
+    def run(self, inputs: dict, **options) -> dict:
+        """Results by name of one network on (B, ...) samples; `inputs` have no axis Q."""
+        kernels.register()
+        out = self.forward.bind(*_vary_alike([inputs[name][None] for name in self.of.inputs]), **options)
+        return {name: x[0] for name, x in zip(self.of.results, out, strict=True)}
+
+    # Shapes of what comes out
+
+    def _sizes(self, avals, options):
+        shapes = {name: aval.shape for name, aval in zip(self.of.inputs, avals, strict=False)}
+        return self.of.sizes(shapes, options)
+
+    def _shaped(self, axes, avals, options):
+        sizes, number = self._sizes(avals, options), avals[0].dtype
+        shapes = {name: tuple(sizes[letter] for letter in letters) for name, letters in axes.items()}
+        return [(shape, jnp.dtype(jnp.int32) if name in self.of.whole else number) for name, shape in shapes.items()]
+
+    def _forward_shapes(self, *avals, **options):
+        return self._shaped(self.of.results, avals, options)
+
+    def _tangent_shapes(self, *avals, moving, **options):
+        return self._shaped({name: self.of.results[name] for name in self.of.smooth}, avals, options)
+
+    def _backward_shapes(self, *avals, **options):
+        return self._shaped(self.of.gradients, avals, options)
+
+    # Axes of operands and results, for batching: "QB" begins those of samples, "Q" those of networks
+
+    def _forward_axes(self, **_):
+        return list(self.of.inputs.values()), list(self.of.results.values())
+
+    def _tangent_axes(self, moving, **_):
+        kept = [self.of.results[name] for name in self.of.kept]
+        tangents = [self.of.inputs[name] for name in moving]
+        return [*self.of.inputs.values(), *kept, *tangents], [self.of.results[name] for name in self.of.smooth]
+
+    def _backward_axes(self, **_):
+        given = [self.of.results[name] for name in (*self.of.kept, *self.of.smooth)]
+        return [*self.of.inputs.values(), *given], list(self.of.gradients.values())
+
+    # How they are computed
+
+    def _primitive(self, name, shapes, axes):
+        primitive = Primitive(name)
+        primitive.multiple_results = True
+        primitive.def_impl(lambda *operands, **options: _alone(primitive, tuple(sorted(options.items())))(*operands))
+        primitive.def_abstract_eval(lambda *avals, **options: _avals(shapes(*avals, **options), avals))
+        batching.primitive_batchers[primitive] = functools.partial(_batch, primitive, axes)
+        return primitive
+
+    def _compiled(self, primitive, handler, names):
+        def lower(ctx, *operands, **options):
+            attributes = {name: _attribute(options[name]) for name in names}
+            return jax.ffi.ffi_lowering(kernels.target(handler, ctx.avals_in[0].dtype))(ctx, *operands, **attributes)
+
+        for platform in PLATFORMS:
+            mlir.register_lowering(primitive, lower, platform=platform)
+
+    def _tangent_by_reference(self, *operands, moving, **options):
+        names = list(self.of.inputs)
+        inputs, tangents = operands[: len(names)], operands[len(operands) - len(moving) :]
+
+        def one(inputs, tangents):
+            def reference(*moved):
+                here = dict(zip(names, inputs, strict=True)) | dict(zip(moving, moved, strict=True))
+                return self.of.reference(here, options)
+
+            start = [inputs[names.index(name)] for name in moving]
+            return jax.jvp(reference, start, tangents)[1]
+
+        return list(jax.vmap(one)(list(inputs), list(tangents)))
+
+    # How they are differentiated
+
+    def _forward_jvp(self, primals, tangents, **options):
+        moving = tuple(name for name, t in zip(self.of.inputs, tangents, strict=True) if type(t) is not ad.Zero)
+        kept = self.of.forward_options(options, moving)
+        results = dict(zip(self.of.results, self.forward.bind(*primals, **kept), strict=True))
+        operands = [
+            *primals,
+            *(results[name] for name in self.of.kept),
+            *(t for t in tangents if type(t) is not ad.Zero),
+        ]
+        slopes = self.tangent.bind(*_vary_alike(operands), moving=moving, **kept)
+        slopes = dict(zip(self.of.smooth, slopes, strict=True))
+        out, out_tangents = [], []
+        for name, (shape, _) in zip(self.of.results, self._forward_shapes(*primals, **options), strict=True):
+            x = results[name]
+            out.append(x if x.shape == shape else jax.lax.slice(x, (0,) * x.ndim, shape))
+            out_tangents.append(slopes[name] if name in slopes else ad.Zero(jax.typeof(out[-1]).to_tangent_aval()))
+        return out, out_tangents
+
+    def _tangent_jvp(self, primals, tangents, **options):
+        fixed = len(primals) - len(options["moving"])
+        _refuse_if_any(tangents[:fixed])
+        out = self.tangent.bind(*primals, **options)
+        linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
+        return out, self.tangent.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
+
+    def _backward_jvp(self, primals, tangents, **options):
+        fixed = len(self.of.inputs) + len(self.of.kept)
+        _refuse_if_any(tangents[:fixed])
+        out = self.backward.bind(*primals, **options)
+        linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
+        return out, self.backward.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
+
+    def _tangent_transpose(self, cotangents, *operands, moving, **options):
+        fixed = operands[: len(operands) - len(moving)]
+        given = tuple(name for name, ct in zip(self.of.smooth, cotangents, strict=True) if type(ct) is not ad.Zero)
+        backward = self.of.backward_options(options, moving, given)
+        sizes = self._sizes(fixed, backward)
+        shapes = [tuple(sizes[letter] for letter in self.of.results[name]) for name in self.of.smooth]
+        number = fixed[0].dtype
+        cotangents = [
+            ct if name in given else jnp.zeros(shape, number)
+            for name, ct, shape in zip(self.of.smooth, cotangents, shapes, strict=True)
+        ]
+        out = self.backward.bind(*_vary_alike([*fixed, *cotangents]), **backward)
+        gradients = dict(zip(self.of.gradients, out, strict=True))
+        return [None] * len(fixed) + [gradients[name] for name in moving]
+
+
+@functools.cache
+def _alone(primitive, options):
+    """The primitive outside of every `jit`."""
+    return jax.jit(functools.partial(primitive.bind, **dict(options)))
+
+
+def _attribute(value):
+    """A Python value as the typed attribute that a handler reads: bool, f64 or i64."""
+    if isinstance(value, bool):
+        return value
+    return np.float64(value) if isinstance(value, float) else np.int64(value)
+
+
+def _batch(primitive, axes, operands, dims, **options):
+    """One call for all entries of a mapped axis V: part of B where every network is shared, else part of Q."""
+    operand_axes, result_axes = axes(**options)
+    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
+    networks = any(d is not None for d, letters in zip(dims, operand_axes, strict=True) if letters[1] != "B")
+    # gradients of a shared network are wanted for each entry apart
+    networks = networks or any(letters[1] != "B" for letters in result_axes)
+    at = 0 if networks else 1
+
+    def join(x, d, letters):
+        if not networks and letters[1] != "B":
+            return x
+        x = jnp.broadcast_to(jnp.expand_dims(x, at), (*x.shape[:at], size, *x.shape[at:])) if d is None else x
+        x = x if d is None else jnp.moveaxis(x, d, at)
+        return x.reshape(*x.shape[:at], size * x.shape[at + 1], *x.shape[at + 2 :])
+
+    operands = [join(x, d, letters) for x, d, letters in zip(operands, dims, operand_axes, strict=True)]
+    out = primitive.bind(*operands, **options)
+    return [x.reshape(*x.shape[:at], size, x.shape[at] // size, *x.shape[at + 1 :]) for x in out], [at] * len(out)
+
+
+def _avals(shapes, operands):
+    """Abstract results, which vary over the same axes of `jax.shard_map` as the operands."""
+    like = operands[0]
+    if any(x.mat.varying != like.mat.varying for x in operands):
+        raise AssertionError("operands must vary over the same manual axes")
+    if not like.mat.varying:
+        return [jax.core.ShapedArray(shape, dtype) for shape, dtype in shapes]
+    mesh = like.sharding.mesh
+    out = []
+    for shape, dtype in shapes:
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * len(shape)))
+        out.append(like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding))
+    return out
+
+
+def _vary_alike(xs):
+    """Operands that all vary over the same axes of devices; the transpose of this cast is the sum over them."""
+    varying = [jax.typeof(x).mat.varying for x in xs]
+    every = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(x, tuple(sorted(every - has)), to="varying") if every - has else x
+        for x, has in zip(xs, varying, strict=True)
+    ]
+
+
+def _refuse_if_any(tangents):
+    if any(type(t) is not ad.Zero for t in tangents):
+        _refuse_second()
+
+
+def _refuse_second(*_, **__):
+    raise RanvierError(
+        "simulate: got a second derivative with the compiled kernels, which have first derivatives only; "
+        "use backend='reference'"
+    )
