@@ -1,0 +1,174 @@
+// XLA FFI handlers of the grid scheme on the CPU: check the call, prepare the parameter sets, run the samples in
+// parallel on XLA's threads, add up.
+//
+// Gradients are summed in parts: the samples of a parameter set are cut into runs, as many for all sets together as
+// kParts or one each, and the sums of a set's runs are added in order. The cut knows nothing of threads, so neither
+// does the result.
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "grid_binding.h"
+#include "grid_kernels.h"
+#include "parallel.h"
+
+extern "C" const char* ranvier_running_isa();
+
+namespace ranvier {
+namespace {
+
+constexpr int64_t kParts = 16;
+// Rows of synapses that one turn of the final addition does.
+constexpr int64_t kRows = 64;
+
+template <class R>
+const GridKernels<R>& kernels() {
+  static const GridKernels<R> best = [] {
+#if defined(RANVIER_X86)
+    if (!std::strcmp(ranvier_running_isa(), "x86-64-v4")) return v4::grid_kernels<R>();
+    if (!std::strcmp(ranvier_running_isa(), "x86-64-v3")) return v3::grid_kernels<R>();
+#endif
+    return base::grid_kernels<R>();
+  }();
+  return best;
+}
+
+// A thread's memory, kept from sample to sample.
+template <class X>
+X* scratch(int64_t size) {
+  static thread_local std::vector<X> memory;
+  if (memory.size() < size_t(size)) memory.resize(size);
+  return memory.data();
+}
+
+// The parameter sets of a call and the number of events of each sample.
+template <class R>
+class Prepared {
+ public:
+  std::vector<GridSet<R>> sets;
+  std::vector<int64_t> n_real;
+
+  Prepared(ffi::ThreadPool& pool, const GridCall<R>& c)
+      : sets(c.n_sets),
+        n_real(c.n_samples),
+        in_(c.n_inputs * c.n),
+        rec_(c.recurrent ? c.n * c.n : 0),
+        cells_(kGridCellRows * c.n),
+        places_(new int32_t[c.n_sets * (in_ + rec_)]),
+        constants_(new R[c.n_sets * cells_]) {
+    parallel_for(pool, c.n_sets, [&](int64_t p) {
+      int32_t* const places = places_.get() + p * (in_ + rec_);
+      R* const cells = constants_.get() + p * cells_;
+      const int32_t longest = kernels<R>().prepare(c, p, places, places + in_, cells);
+      sets[p] = {c.w_in + p * in_, c.w_rec + p * rec_, places, places + in_, cells, longest};
+    });
+    parallel_for(pool, c.n_samples, [&](int64_t s) { n_real[s] = kernels<R>().check(c, s); });
+  }
+
+  ffi::Error error(const GridCall<R>& c) const {
+    for (int64_t s = 0; s < c.n_samples; ++s) {
+      if (n_real[s] >= 0) continue;
+      const int64_t at = s * c.n_events - 1 - n_real[s];
+      return ffi::Error::InvalidArgument("simulate: got an event at " + std::to_string(c.time[at]) + " ms in channel " +
+                                         std::to_string(c.channel[at]) +
+                                         "; needs times >= 0 in order and channels below " +
+                                         std::to_string(c.n_inputs) + "; make events with Events.from_times");
+    }
+    return ffi::Error::Success();
+  }
+
+ private:
+  int64_t in_, rec_, cells_;
+  std::unique_ptr<int32_t[]> places_;
+  std::unique_ptr<R[]> constants_;
+};
+
+template <class R>
+ffi::Error forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                   ffi::RemainingRets results) {
+  GridCall<R> c{};
+  if (auto wrong = bind_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const Prepared<R> prepared(pool, c);
+  if (auto wrong = prepared.error(c); wrong.failure()) return wrong;
+  parallel_for(pool, c.n_samples, [&](int64_t s) {
+    const GridSet<R>& set = prepared.sets[s / c.per_set];
+    R* const memory = scratch<R>(grid_forward_memory(c.n, set.longest));
+    kernels<R>().forward(c, set, s, prepared.n_real[s], memory, scratch<int32_t>(c.n));
+  });
+  return ffi::Error::Success();
+}
+
+template <class R>
+ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                    ffi::RemainingRets results) {
+  GridCall<R> c{};
+  if (auto wrong = bind_backward(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const Prepared<R> prepared(pool, c);
+  if (auto wrong = prepared.error(c); wrong.failure()) return wrong;
+
+  const int64_t in = c.n_inputs * c.n, rec = c.recurrent ? c.n * c.n : 0;
+  const int64_t neuron = c.parameters ? kGridParameters * c.n : 0, each = 2 * in + 2 * rec + neuron;
+  const int64_t parts = std::max<int64_t>(1, std::min(c.per_set, kParts / std::max<int64_t>(1, c.n_sets)));
+  // The first part of a set is summed in the results.
+  std::unique_ptr<R[]> memory(new R[c.n_sets * (parts - 1) * each]);
+  const auto sums = [&](int64_t p, int64_t part) {
+    if (part == 0)
+      return GridSums<R>{c.dw_in + p * in, c.dd_in + p * in, c.dw_rec + p * rec, c.dd_rec + p * rec,
+                         c.d_neuron + p * neuron};
+    R* const at = memory.get() + (p * (parts - 1) + part - 1) * each;
+    return GridSums<R>{at, at + in, at + 2 * in, at + 2 * in + rec, at + 2 * in + 2 * rec};
+  };
+  parallel_for(pool, c.n_sets * parts, [&](int64_t task) {
+    const int64_t p = task / parts, part = task % parts;
+    const GridSet<R>& set = prepared.sets[p];
+    const GridSums<R> mine = sums(p, part);
+    std::fill(mine.dw_in, mine.dw_in + in, R(0)), std::fill(mine.dd_in, mine.dd_in + in, R(0));
+    std::fill(mine.dw_rec, mine.dw_rec + rec, R(0)), std::fill(mine.dd_rec, mine.dd_rec + rec, R(0));
+    std::fill(mine.d_neuron, mine.d_neuron + neuron, R(0));
+    R* const work = scratch<R>(grid_backward_memory(c.n, set.longest));
+    for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b) {
+      const int64_t s = p * c.per_set + b;
+      kernels<R>().backward(c, set, s, prepared.n_real[s], mine, work);
+    }
+  });
+
+  const auto add = [&](int64_t p, R* GridSums<R>::* what, int64_t begin, int64_t end) {
+    R* const total = sums(p, 0).*what;
+    for (int64_t part = 1; part < parts; ++part) {
+      const R* const more = sums(p, part).*what;
+      for (int64_t k = begin; k < end; ++k) total[k] += more[k];
+    }
+    return total;
+  };
+  const int64_t chunk = kRows * c.n, in_chunks = (in + chunk - 1) / chunk, rec_chunks = (rec + chunk - 1) / chunk;
+  const int64_t chunks = in_chunks + rec_chunks + 1;
+  parallel_for(pool, c.n_sets * chunks, [&](int64_t task) {
+    const int64_t p = task / chunks, k = task % chunks;
+    if (k == chunks - 1) {
+      add(p, &GridSums<R>::d_neuron, 0, neuron);
+      return;
+    }
+    const bool of_input = k < in_chunks;
+    const int64_t begin = (of_input ? k : k - in_chunks) * chunk, end = std::min(begin + chunk, of_input ? in : rec);
+    add(p, of_input ? &GridSums<R>::dw_in : &GridSums<R>::dw_rec, begin, end);
+    R* const dd = add(p, of_input ? &GridSums<R>::dd_in : &GridSums<R>::dd_rec, begin, end);
+    const R* const w = of_input ? c.w_in + p * in : c.w_rec + p * rec;
+    for (int64_t x = begin; x < end; ++x) dd[x] *= w[x];
+  });
+  return ffi::Error::Success();
+}
+
+auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
+
+}  // namespace
+}  // namespace ranvier
+
+#define RANVIER_HANDLER(NAME, FUNCTION)                                                      \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NAME(XLA_FFI_CallFrame*); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, FUNCTION, ranvier::binding())
+RANVIER_HANDLER(ranvier_grid_forward_f32, ranvier::forward<float>);
+RANVIER_HANDLER(ranvier_grid_forward_f64, ranvier::forward<double>);
+RANVIER_HANDLER(ranvier_grid_backward_f32, ranvier::backward<float>);
+RANVIER_HANDLER(ranvier_grid_backward_f64, ranvier::backward<double>);

@@ -1,0 +1,74 @@
+// The sample kernels of the grid scheme for one instruction set: compiled once for each (RANVIER_NS names it), picked
+// when loaded.
+#include "grid_kernels.h"
+
+#include "grid_sequence.h"
+
+namespace ranvier {
+namespace RANVIER_NS {
+namespace {
+
+template <class R>
+int32_t prepare(const GridCall<R>& c, int64_t set, int32_t* places_in, int32_t* places_rec, R* cells) {
+  const R* neuron = c.neuron + set * kGridParameters * c.n;
+  if (c.adex)
+    prepare_cells<true>(neuron, c.n, c.dt, cells);
+  else
+    prepare_cells<false>(neuron, c.n, c.dt, cells);
+  // a delay of T steps arrives outside of the run wherever it starts
+  const int32_t most = static_cast<int32_t>(c.n_slots - 1 < c.n_steps ? c.n_slots - 1 : c.n_steps);
+  const int64_t in = c.n_inputs * c.n, rec = c.n * c.n;
+  const int32_t a = prepare_places(c.d_in + set * in, c.n_inputs, c.n, c.dt, most, places_in);
+  const int32_t b = c.recurrent ? prepare_places(c.d_rec + set * rec, c.n, c.n, c.dt, most, places_rec) : 0;
+  return a > b ? a : b;
+}
+
+// Events become addresses, and the walks take them in order: those that were made without Events.from_times were never
+// checked. Real events come first, sorted, at times >= 0 and in channels below M.
+template <class R>
+int64_t check(const GridCall<R>& c, int64_t sample) {
+  const R* time = c.time + sample * c.n_events;
+  const int32_t* channel = c.channel + sample * c.n_events;
+  int64_t n_real = 0;
+  bool ended = false;
+  for (int64_t e = 0; e < c.n_events; ++e) {
+    if (!(time[e] < c.limit && time[e] / c.dt < static_cast<R>(c.n_steps))) {
+      ended = true;
+      continue;
+    }
+    if (ended || time[e] < 0 || (e > 0 && time[e] < time[e - 1]) || channel[e] < 0 || channel[e] >= c.n_inputs)
+      return -1 - e;
+    ++n_real;
+  }
+  return n_real;
+}
+
+template <class R>
+void forward_of(const GridCall<R>& c, const GridSet<R>& p, int64_t sample, int64_t n_real, R* memory, int32_t* fired) {
+  if (c.adex)
+    forward<true>(c, p, sample, n_real, memory, fired);
+  else
+    forward<false>(c, p, sample, n_real, memory, fired);
+}
+
+template <class R>
+void backward_of(const GridCall<R>& c, const GridSet<R>& p, int64_t sample, int64_t n_real, const GridSums<R>& sums,
+                 R* memory) {
+  if (c.adex)
+    backward<true>(c, p, sample, n_real, sums, memory);
+  else
+    backward<false>(c, p, sample, n_real, sums, memory);
+}
+
+}  // namespace
+
+template <class R>
+GridKernels<R> grid_kernels() {
+  return {prepare<R>, check<R>, forward_of<R>, backward_of<R>};
+}
+
+template GridKernels<float> grid_kernels<float>();
+template GridKernels<double> grid_kernels<double>();
+
+}  // namespace RANVIER_NS
+}  // namespace ranvier
