@@ -51,6 +51,7 @@ def run(layer, d_in, d_rec, events, plan, records):
         n_steps=plan.n_steps,
         n_slots=plan.n_slots,
         single=bool(layer.neuron.single_spike),
+        recurrent=d_rec is not None,
         capacity=records,
         keep=False,
         trace=plan.trace,
@@ -63,22 +64,30 @@ def _sizes(shapes, options):
     q, b, e = shapes["time"]
     _, m, n = shapes["w_in"]
     steps, capacity = options["n_steps"], options["capacity"]
-    return {
+    lengths = {
         "Q": q,
         "B": b,
         "E": e,
         "M": m,
         "N": n,
-        "R": shapes["w_rec"][1],
+        "R": n,
         "C": capacity,
         "S": 5,  # v, i at the start of the step, and its bucket
-        "t": steps if options["keep"] else 0,
-        "c": capacity if options["keep"] else 0,
-        "i": steps if options["parameters"] else 0,
-        "v": steps if options["trace"] else 0,
-        "n": n if options["parameters"] else 0,
-        "e": e if options.get("times") else 0,
+        "t": steps,
+        "c": capacity,
+        "i": steps,
+        "v": steps,
+        "n": n,
+        "e": e,
     }
+    return lengths | dict.fromkeys(_absent(options), 0)
+
+
+def _absent(options):
+    """Letters of what is switched off."""
+    switches = {"R": "recurrent", "t": "keep", "c": "keep", "i": "parameters", "v": "trace", "n": "parameters"}
+    off = {letter for letter, switch in switches.items() if not options[switch]}
+    return off if options.get("times") else off | {"e"}
 
 
 def _reference(inputs, options):
@@ -87,7 +96,7 @@ def _reference(inputs, options):
     layer = Layer(inputs["w_in"], w_rec=inputs["w_rec"], neuron=LIF(*(inputs[name] for name in NEURON), single))
     (n_samples, _), (m, n) = inputs["time"].shape, inputs["w_in"].shape
     plan = Plan(options["dt"], options["n_steps"], options["n_slots"], n_samples * n, True, options["trace"])
-    d_rec = inputs["d_rec"] if inputs["d_rec"].size else None
+    d_rec = inputs["d_rec"] if options["recurrent"] else None
     end, lists, trace = continuous.run(layer, inputs["d_in"], d_rec, Events(inputs["time"], inputs["channel"], m), plan)
     g, _, _ = rows(lists, 0.0, n_samples, options["capacity"])
     trace = jnp.swapaxes(trace, 0, 1) if options["trace"] else jnp.zeros((n_samples, 0, n), g.dtype)
@@ -145,6 +154,7 @@ _LIF = Simulator(
         kept=("v_free", "i_free", "spike_g", "spike_state", "spike_step", "spike_neuron", "n_spikes", "first_step"),
         whole=frozenset({"spike_step", "spike_neuron", "n_spikes", "first_step", "overflow"}),
         sizes=_sizes,
+        absent=_absent,
         reference=_reference,
         forward_options=_forward_options,
         backward_options=_backward_options,

@@ -41,6 +41,7 @@ class Signature:
     kept : results that backward reads
     whole : results and inputs that are int32
     sizes : (shapes of the inputs by name, options) -> letter -> length
+    absent : options -> letters of length 0; without need of the arrays that have them
     reference : (inputs of one network by name, options) -> smooth results
     forward_options : (options, moving inputs) -> options of a forward pass that keeps what backward needs
     backward_options : (options, moving inputs, smooth results with a cotangent) -> options of backward
@@ -55,6 +56,7 @@ class Signature:
     kept: tuple[str, ...]
     whole: frozenset[str]
     sizes: Callable
+    absent: Callable
     reference: Callable
     forward_options: Callable
     backward_options: Callable
@@ -88,33 +90,49 @@ class Simulator:
 
     # Shapes of what comes out
 
-    def _sizes(self, avals, options):
-        shapes = {name: aval.shape for name, aval in zip(self.of.inputs, avals, strict=False)}
-        return self.of.sizes(shapes, options)
-
-    def _shaped(self, axes, avals, options):
-        sizes, number = self._sizes(avals, options), avals[0].dtype
-        shapes = {name: tuple(sizes[letter] for letter in letters) for name, letters in axes.items()}
-        return [(shape, jnp.dtype(jnp.int32) if name in self.of.whole else number) for name, shape in shapes.items()]
+    def _shaped(self, axes, names, avals, options):
+        """(shape, dtype) by name of the arrays in `axes`, for operands that begin with the inputs `names`."""
+        sizes = self.of.sizes({name: aval.shape for name, aval in zip(names, avals, strict=False)}, options)
+        number, whole = avals[0].dtype, jnp.dtype(jnp.int32)
+        return {
+            name: (tuple(sizes[letter] for letter in letters), whole if name in self.of.whole else number)
+            for name, letters in axes.items()
+        }
 
     def _forward_shapes(self, *avals, **options):
-        return self._shaped(self.of.results, avals, options)
+        return self._shaped(self.of.results, self.of.inputs, avals, options)
 
     def _tangent_shapes(self, *avals, moving, **options):
-        return self._shaped({name: self.of.results[name] for name in self.of.smooth}, avals, options)
+        return self._shaped({x: self.of.results[x] for x in self.of.smooth}, self._present(options), avals, options)
 
     def _backward_shapes(self, *avals, **options):
-        return self._shaped(self.of.gradients, avals, options)
+        return self._shaped(self.of.gradients, self.of.inputs, avals, options)
+
+    def _present(self, options):
+        """Axes of the operands of `tangent` but for the tangents, by name, inputs first.
+
+        Empty arrays are left out: XLA of JAX 0.11 crashes where one goes from a forward to a backward `shard_map`.
+        """
+        every = self.of.inputs | {name: self.of.results[name] for name in self.of.kept}
+        absent = self.of.absent(options)
+        return {name: letters for name, letters in every.items() if not absent & set(letters)}
+
+    def _complete(self, operands, options):
+        """All inputs and kept results by name, from the `operands` that are present."""
+        present = self._present(options)
+        every = self.of.inputs | {name: self.of.results[name] for name in self.of.kept}
+        shapes = self._shaped(every, present, operands, options)
+        there = dict(zip(present, operands, strict=True))
+        return {name: there[name] if name in there else jnp.zeros(*shapes[name]) for name in every}
 
     # Axes of operands and results, for batching: "QB" begins those of samples, "Q" those of networks
 
     def _forward_axes(self, **_):
         return list(self.of.inputs.values()), list(self.of.results.values())
 
-    def _tangent_axes(self, moving, **_):
-        kept = [self.of.results[name] for name in self.of.kept]
+    def _tangent_axes(self, moving, **options):
         tangents = [self.of.inputs[name] for name in moving]
-        return [*self.of.inputs.values(), *kept, *tangents], [self.of.results[name] for name in self.of.smooth]
+        return [*self._present(options).values(), *tangents], [self.of.results[name] for name in self.of.smooth]
 
     def _backward_axes(self, **_):
         given = [self.of.results[name] for name in (*self.of.kept, *self.of.smooth)]
@@ -126,7 +144,7 @@ class Simulator:
         primitive = Primitive(name)
         primitive.multiple_results = True
         primitive.def_impl(lambda *operands, **options: _alone(primitive, tuple(sorted(options.items())))(*operands))
-        primitive.def_abstract_eval(lambda *avals, **options: _avals(shapes(*avals, **options), avals))
+        primitive.def_abstract_eval(lambda *avals, **options: _avals(shapes(*avals, **options).values(), avals))
         batching.primitive_batchers[primitive] = functools.partial(_batch, primitive, axes)
         return primitive
 
@@ -139,67 +157,61 @@ class Simulator:
             mlir.register_lowering(primitive, lower, platform=platform)
 
     def _tangent_by_reference(self, *operands, moving, **options):
-        names = list(self.of.inputs)
-        inputs, tangents = operands[: len(names)], operands[len(operands) - len(moving) :]
+        fixed = len(operands) - len(moving)
+        every = self._complete(operands[:fixed], options)
+        inputs = {name: every[name] for name in self.of.inputs}
 
         def one(inputs, tangents):
-            def reference(*moved):
-                here = dict(zip(names, inputs, strict=True)) | dict(zip(moving, moved, strict=True))
-                return self.of.reference(here, options)
+            def reference(moved):
+                return self.of.reference(inputs | moved, options)
 
-            start = [inputs[names.index(name)] for name in moving]
-            return jax.jvp(reference, start, tangents)[1]
+            return jax.jvp(reference, ({name: inputs[name] for name in moving},), (tangents,))[1]
 
-        return list(jax.vmap(one)(list(inputs), list(tangents)))
+        return list(jax.vmap(one)(inputs, dict(zip(moving, operands[fixed:], strict=True))))
 
     # How they are differentiated
 
     def _forward_jvp(self, primals, tangents, **options):
-        moving = tuple(name for name, t in zip(self.of.inputs, tangents, strict=True) if type(t) is not ad.Zero)
-        kept = self.of.forward_options(options, moving)
-        results = dict(zip(self.of.results, self.forward.bind(*primals, **kept), strict=True))
-        operands = [
-            *primals,
-            *(results[name] for name in self.of.kept),
-            *(t for t in tangents if type(t) is not ad.Zero),
-        ]
-        slopes = self.tangent.bind(*_vary_alike(operands), moving=moving, **kept)
+        moving = {name: t for name, t in zip(self.of.inputs, tangents, strict=True) if type(t) is not ad.Zero}
+        keeping = self.of.forward_options(options, tuple(moving))
+        results = dict(zip(self.of.results, self.forward.bind(*primals, **keeping), strict=True))
+        every = dict(zip(self.of.inputs, primals, strict=True)) | results
+        operands = [*(every[name] for name in self._present(keeping)), *moving.values()]
+        slopes = self.tangent.bind(*_vary_alike(operands), moving=tuple(moving), **keeping)
         slopes = dict(zip(self.of.smooth, slopes, strict=True))
         out, out_tangents = [], []
-        for name, (shape, _) in zip(self.of.results, self._forward_shapes(*primals, **options), strict=True):
+        for name, (shape, _) in self._forward_shapes(*primals, **options).items():
             x = results[name]
             out.append(x if x.shape == shape else jax.lax.slice(x, (0,) * x.ndim, shape))
             out_tangents.append(slopes[name] if name in slopes else ad.Zero(jax.typeof(out[-1]).to_tangent_aval()))
         return out, out_tangents
 
     def _tangent_jvp(self, primals, tangents, **options):
-        fixed = len(primals) - len(options["moving"])
-        _refuse_if_any(tangents[:fixed])
-        out = self.tangent.bind(*primals, **options)
-        linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
-        return out, self.tangent.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
+        return _linear_jvp(self.tangent, len(primals) - len(options["moving"]), primals, tangents, options)
 
     def _backward_jvp(self, primals, tangents, **options):
-        fixed = len(self.of.inputs) + len(self.of.kept)
-        _refuse_if_any(tangents[:fixed])
-        out = self.backward.bind(*primals, **options)
-        linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
-        return out, self.backward.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
+        return _linear_jvp(self.backward, len(primals) - len(self.of.smooth), primals, tangents, options)
 
     def _tangent_transpose(self, cotangents, *operands, moving, **options):
         fixed = operands[: len(operands) - len(moving)]
-        given = tuple(name for name, ct in zip(self.of.smooth, cotangents, strict=True) if type(ct) is not ad.Zero)
-        backward = self.of.backward_options(options, moving, given)
-        sizes = self._sizes(fixed, backward)
-        shapes = [tuple(sizes[letter] for letter in self.of.results[name]) for name in self.of.smooth]
-        number = fixed[0].dtype
-        cotangents = [
-            ct if name in given else jnp.zeros(shape, number)
-            for name, ct, shape in zip(self.of.smooth, cotangents, shapes, strict=True)
-        ]
-        out = self.backward.bind(*_vary_alike([*fixed, *cotangents]), **backward)
-        gradients = dict(zip(self.of.gradients, out, strict=True))
+        given = {x: ct for x, ct in zip(self.of.smooth, cotangents, strict=True) if type(ct) is not ad.Zero}
+        backward = self.of.backward_options(options, moving, tuple(given))
+        smooth = {name: self.of.results[name] for name in self.of.smooth}
+        shapes = self._shaped(smooth, self._present(options), fixed, backward)
+        cotangents = [given[name] if name in given else jnp.zeros(*shapes[name]) for name in smooth]
+        every = self._complete(fixed, options)
+        gradients = self.backward.bind(*_vary_alike([*every.values(), *cotangents]), **backward)
+        gradients = dict(zip(self.of.gradients, gradients, strict=True))
         return [None] * len(fixed) + [gradients[name] for name in moving]
+
+
+def _linear_jvp(primitive, fixed, primals, tangents, options):
+    """Of a primitive that is linear in its operands behind the first `fixed`, of which it has no derivative."""
+    if any(type(t) is not ad.Zero for t in tangents[:fixed]):
+        _refuse_second()
+    linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
+    out = primitive.bind(*primals, **options)
+    return out, primitive.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
 
 
 @functools.cache
@@ -259,11 +271,6 @@ def _vary_alike(xs):
         jax.lax.pcast(x, tuple(sorted(every - has)), to="varying") if every - has else x
         for x, has in zip(xs, varying, strict=True)
     ]
-
-
-def _refuse_if_any(tangents):
-    if any(type(t) is not ad.Zero for t in tangents):
-        _refuse_second()
 
 
 def _refuse_second(*_, **__):
