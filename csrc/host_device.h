@@ -5,9 +5,12 @@
 
 #if defined(__CUDACC__)
 #define RANVIER_HD __host__ __device__ __forceinline__
-#define RANVIER_UNROLL _Pragma("unroll")
 #else
 #define RANVIER_HD inline
+#endif
+#if defined(__CUDA_ARCH__)
+#define RANVIER_UNROLL _Pragma("unroll")
+#else
 #define RANVIER_UNROLL
 #endif
 

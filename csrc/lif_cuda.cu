@@ -181,7 +181,7 @@ __device__ int32_t chunk_of(const Work<R>& w, const R* time, int64_t e) {
 // Where the events of each chunk begin, and how many events cannot be used.
 template <class R>
 __global__ void find_segments(Work<R> w) {
-  const int64_t s = blockIdx.y, e = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  const int64_t s = blockIdx.x, e = blockIdx.y * int64_t(blockDim.x) + threadIdx.x;
   if (e >= w.c.n_events) return;
   const R* time = w.c.time + s * w.c.n_events;
   int32_t* segment = w.segment + s * (w.n_chunks + 1);

@@ -14,7 +14,7 @@ ffi::Error launch(const Call<R>& c, ffi::ScratchAllocator& memory, cudaStream_t 
     return ffi::Error::InvalidArgument("simulate: got " + std::to_string(c.n) + " neurons on a GPU; the kernels take " +
                                        std::to_string(kMostNeurons) + "; use backend='reference'");
   const size_t bytes = size(c);
-  const auto scratch = memory.Allocate(bytes, 256);
+  const auto scratch = memory.Allocate(bytes, 16);
   if (!scratch.has_value())
     return ffi::Error(ffi::ErrorCode::kResourceExhausted,
                       "simulate: no " + std::to_string(bytes >> 20) + " MiB of GPU memory; use a smaller batch");
