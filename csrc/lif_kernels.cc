@@ -19,29 +19,13 @@ namespace {
 constexpr int64_t kParts = 16;
 // Sums that are held at a time: parameter sets go in rounds of so many parts.
 constexpr int64_t kSums = 64;
-// Numbers that one turn of the final addition adds up.
-constexpr int64_t kBlock = 8192;
-
-// Numbers whose memory stays; what they are is not kept.
-template <class R>
-struct Block {
-  std::unique_ptr<R[]> memory;
-  int64_t size = 0;
-
-  R* of(int64_t n) {
-    if (size < n) {
-      memory.reset();
-      memory.reset(new R[n]);
-      size = n;
-    }
-    return memory.get();
-  }
-};
+// Rows of targets that one turn of the final addition adds up.
+constexpr int64_t kRows = 64;
 
 template <class R>
 struct Workspace {
   std::vector<Problem<R>> problems;  // one a parameter set
-  Block<R> sums;
+  Aligned<R> sums;
 };
 
 // Lends a workspace to a call: as many exist as calls ever ran at the same time.
@@ -114,32 +98,27 @@ void forward_call(const Call<R>& c, const Loop& loop) {
   });
 }
 
-// Where the gradients of a parameter set lie: one after another, or in the results.
+// The gradients of a parameter set as rows of targets, one after another, each padded to whole blocks.
 template <class R>
 struct Layout {
-  int64_t in, rec, n;
-  explicit Layout(const Call<R>& c)
-      : in(c.n_inputs * c.n), rec(c.recurrent ? c.n * c.n : 0), n(c.parameters ? c.n : 0) {}
-  int64_t size() const { return 2 * in + 2 * rec + 3 * n; }
+  int64_t n, padded, in, rec, constants;
+  Layout(const Call<R>& c, const Problem<R>& p)
+      : n(c.n), padded(p.padded), in(c.n_inputs), rec(c.recurrent ? c.n : 0), constants(c.parameters ? 1 : 0) {}
+  int64_t rows() const { return 2 * in + 2 * rec + 3 * constants; }
 
   Sums<R> sums(R* at) const {
-    R* rest = at + 2 * in + 2 * rec;
-    return {at, at + in, at + 2 * in, at + 2 * in + rec, rest, rest + n, rest + 2 * n};
+    R* const rest = at + (2 * in + 2 * rec) * padded;
+    const auto constant = [&](int64_t k) { return constants ? rest + k * padded : nullptr; };
+    return {at,          at + in * padded, at + 2 * in * padded, at + (2 * in + rec) * padded,
+            constant(0), constant(1),      constant(2)};
   }
-  Sums<R> results(const Call<R>& c, int64_t set) const {
-    return {c.dw_in + set * in,    c.dd_in + set * in,    c.dw_rec + set * rec, c.dd_rec + set * rec,
-            c.d_tau_mem + set * n, c.d_tau_syn + set * n, c.d_v_th + set * n};
-  }
-  // The seven arrays and their sizes, in the order in which `sums` places them.
-  template <class F>
-  void each(const Sums<R>& s, F&& f) const {
-    R* const arrays[] = {s.dw_in, s.dd_in, s.dw_rec, s.dd_rec, s.d_tau_mem, s.d_tau_syn, s.d_v_th};
-    const int64_t sizes[] = {in, in, rec, rec, n, n, n};
-    int64_t at = 0;
-    for (int k = 0; k < 7; ++k) {
-      f(arrays[k], at, sizes[k]);
-      at += sizes[k];
-    }
+  // Where a row of set `set` belongs in the results.
+  R* result(const Call<R>& c, int64_t set, int64_t row) const {
+    R* const arrays[] = {c.dw_in, c.dd_in, c.dw_rec, c.dd_rec, c.d_tau_mem, c.d_tau_syn, c.d_v_th};
+    const int64_t lengths[] = {in, in, rec, rec, constants, constants, constants};
+    int k = 0;
+    for (; row >= lengths[k]; ++k) row -= lengths[k];
+    return arrays[k] + (set * lengths[k] + row) * n;
   }
 };
 
@@ -147,36 +126,33 @@ template <class R>
 void backward_call(const Call<R>& c, const Loop& loop) {
   Lease<R> lease;
   const auto& problems = prepare(c, loop, *lease.operator->());
-  const Layout<R> layout(c);
-  const int64_t size = layout.size(), parts = std::max<int64_t>(1, std::min(c.per_set, kParts));
-  const auto run = [&](int64_t set, int64_t part, const Sums<R>& sums) {
-    static thread_local Scratch<R> scratch;
-    layout.each(sums, [](R* array, int64_t, int64_t length) { std::fill(array, array + length, R(0)); });
-    const int64_t begin = set * c.per_set;
-    for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b)
-      backward(problems[set], sample(c, begin + b), scratch, sums);
-  };
-  if (parts == 1) {  // nothing to add up
-    loop(c.n_sets, [&](int64_t set) { run(set, 0, layout.results(c, set)); });
-    return;
-  }
-  const int64_t round = std::max<int64_t>(1, kSums / parts);
+  if (c.n_sets == 0) return;
+  const Layout<R> layout(c, problems[0]);
+  const int64_t rows = layout.rows(), size = rows * layout.padded;
+  const int64_t parts = std::max<int64_t>(1, std::min(c.per_set, kParts));
+  const int64_t round = std::max<int64_t>(1, kSums / parts), turns = (rows + kRows - 1) / kRows;
   R* const sums = lease->sums.of(std::min(round, c.n_sets) * parts * size);
-  const int64_t blocks = (size + kBlock - 1) / kBlock;
   for (int64_t first = 0; first < c.n_sets; first += round) {
     const int64_t sets = std::min(round, c.n_sets - first);
-    loop(sets * parts, [&](int64_t k) { run(first + k / parts, k % parts, layout.sums(sums + k * size)); });
-    loop(sets * blocks, [&](int64_t k) {
-      const int64_t set = k / blocks, begin = k % blocks * kBlock, end = std::min(begin + kBlock, size);
+    loop(sets * parts, [&](int64_t k) {
+      static thread_local Scratch<R> scratch;
+      const int64_t set = first + k / parts, part = k % parts, begin = set * c.per_set;
+      R* const mine = sums + k * size;
+      std::fill(mine, mine + size, R(0));
+      for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b)
+        backward(problems[set], sample(c, begin + b), scratch, layout.sums(mine));
+    });
+    loop(sets * turns, [&](int64_t k) {
+      const int64_t set = k / turns, begin = k % turns * kRows, end = std::min(begin + kRows, rows);
       R* const total = sums + set * parts * size;
       for (int64_t part = 1; part < parts; ++part) {
         const R* more = total + part * size;
-        for (int64_t x = begin; x < end; ++x) total[x] += more[x];
+        for (int64_t x = begin * layout.padded; x < end * layout.padded; ++x) total[x] += more[x];
       }
-      layout.each(layout.results(c, first + set), [&](R* array, int64_t at, int64_t length) {
-        const int64_t low = std::max(begin, at), high = std::min(end, at + length);
-        if (low < high) std::copy(total + low, total + high, array + (low - at));
-      });
+      for (int64_t row = begin; row < end; ++row) {
+        const R* from = total + row * layout.padded;
+        std::copy(from, from + c.n, layout.result(c, first + set, row));
+      }
     });
   }
 }
