@@ -35,8 +35,8 @@ void bind_inputs(Reader& r, GridCall<R>& c) {
 template <class R>
 ffi::Error check_sizes(const GridCall<R>& c) {
   const int64_t longest = std::min(c.n_slots, c.n_steps + 1), most = int64_t(1) << 31;
-  if (c.n_slots < 1 || c.n_steps >= most || c.n_events >= most || c.capacity >= most || longest * c.n >= most ||
-      c.n_inputs >= most)
+  if (c.n_slots < 1 || c.n_steps < 1 || c.n_steps >= most || c.n_events >= most || c.capacity >= most ||
+      longest * c.n >= most || c.n_inputs >= most)
     return ffi::Error::InvalidArgument("simulate: got " + std::to_string(c.n) + " neurons with delays of up to " +
                                        std::to_string(longest) +
                                        " steps; their product, and steps, events and records, must be below 2^31 for "
