@@ -113,7 +113,7 @@ class Network:
         return self.output.d_in(None if positions is None else positions[1])
 
     def backend(self, config: Config) -> str:
-        """What simulates this network: `config.backend`, where "auto" is the compiled kernels if they can."""
+        """What simulates this network: `config.backend`, where "auto" is what `simulate` takes for it."""
         if config.backend != "auto":
             return config.backend
         return "reference" if refusal(self.layer(config), config.scheme) else "native"
@@ -133,8 +133,7 @@ class Network:
         Parameters
         ----------
         config : Config
-            `readout`, `output_tau`, and the options of neuron and simulation; `backend` "auto" takes the compiled
-            kernels where they can, since training needs reverse mode only.
+            `readout`, `output_tau`, and the options of neuron and simulation.
         events : Events
             (B, E) input events.
         duration, max_delay : float [ms]

@@ -154,7 +154,7 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
     if native:
         room = _room(layer.neuron, n, plan.n_steps, plan.dt)
-        out = native_backend.run(layer, d_in, d_rec, events, plan, capacity or room)
+        out = native_backend.run(layer, scheme, d_in, d_rec, events, plan, capacity or room)
         count, v, overflow = out["count"], out["v"], out["overflow"]
         trace = out["trace"] if plan.trace else None
         first_step, first_offset = out["first_step"], out["first_offset"]
