@@ -2,17 +2,25 @@
 
 import jax.numpy as jnp
 
-from ranvier import kernels, native_lif
-from ranvier.neurons import LIF
+from ranvier import kernels, native_grid, native_lif
+from ranvier.neurons import LIF, AdEx
+
+_SIMULATORS = {
+    ("continuous", LIF): ("lif", native_lif),
+    ("grid", LIF): ("grid", native_grid),
+    ("grid", AdEx): ("grid", native_grid),
+}
 
 
 def refusal(layer, scheme):
     """One line why the compiled backend cannot run this, or None."""
-    if scheme != "continuous" or not isinstance(layer.neuron, LIF):
-        return "the compiled kernels have LIF neurons in the continuous scheme only"
+    neuron = type(layer.neuron)
+    if (scheme, neuron) not in _SIMULATORS:
+        return f"the compiled kernels have no {neuron.__name__} in the {scheme} scheme"
     if (dtype := jnp.result_type(layer.w_in)) not in (jnp.float32, jnp.float64):
         return f"the compiled kernels compute in float32 and float64, and w_in is {dtype}"
-    return kernels.available("lif_forward") or kernels.available("lif_backward")
+    name, _ = _SIMULATORS[scheme, neuron]
+    return kernels.available(f"{name}_forward") or kernels.available(f"{name}_backward")
 
 
 def run(layer, scheme, d_in, d_rec, events, plan, records):
@@ -22,5 +30,5 @@ def run(layer, scheme, d_in, d_rec, events, plan, records):
     records `spike_g`, `spike_step`, `spike_neuron` (B, C) in the order of steps, of which `n_spikes` (B,) are real and
     the rest is anything, and `overflow` (B,).
     """
-    assert scheme == "continuous"
-    return native_lif.run(layer, d_in, d_rec, events, plan, records)
+    _, simulator = _SIMULATORS[scheme, type(layer.neuron)]
+    return simulator.run(layer, d_in, d_rec, events, plan, records)

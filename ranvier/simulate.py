@@ -74,7 +74,8 @@ def simulate(
 ) -> Simulation:
     """Simulate N neurons of `layer` on a batch of `events` (B, E).
 
-    Works under `jax.jit`, `jax.grad`, `jax.jvp` and `jax.vmap` (over events and over the layer's arrays).
+    Works under `jax.jit`, `jax.grad`, `jax.jvp`, `jax.vmap` (over events and over the layer's arrays), `jax.lax.scan` and
+    `jax.checkpoint`; the compiled backend also under `jax.shard_map`, with the batch split and the layer replicated.
 
     Parameters
     ----------
@@ -92,10 +93,11 @@ def simulate(
     scheme : "continuous" or "grid"
         Exact times (default), or the published scheme with everything rounded to steps.
     backend : "auto", "reference" or "native"
-        The reference, written in JAX, defines the result. "native" is compiled code for LIF in the continuous scheme:
-        the same result to rounding, many times faster. Its reverse mode is compiled too; forward mode computes its
-        tangents by the reference, and there are no second derivatives. It looks at every neuron and keeps every spike,
-        so `step_capacity` is of no concern to it. "auto" is "native" where that can run, else the reference.
+        The reference, written in JAX, defines the result. "native" is compiled code for LIF in both schemes and AdEx on
+        the grid: the same result to rounding, many times faster. Its reverse mode is compiled too; forward mode
+        computes its tangents by the reference, and there are no second derivatives. It looks at every neuron and keeps
+        every spike, so `step_capacity` is of no concern to it. "auto" is "native" where that can run, else the
+        reference.
     capacity : int, optional
         Spike records a sample; 0 for none (nothing is then counted as lost for want of records). None has room for a
         mean of 200 Hz, or one spike a neuron with `single_spike`. The native backend needs records to go back along and

@@ -1,78 +1,105 @@
-"""The compiled kernels against the reference: the same numbers forward and backward, and what they refuse."""
+"""The compiled kernels against the reference: the same numbers forward and backward, under every transformation.
+
+To compile the reference's gradient takes longer than all else here, so the tests share two programs of it.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ranvier import LIF, AdEx, Events, Layer, RanvierError, kernels, simulate
+from ranvier import LIF, AdEx, Events, Layer, RanvierError, kernels, native, simulate
 from tests.exact import random_network, solve
 
-pytestmark = pytest.mark.skipif(not kernels.status().found, reason="no compiled library")
+pytestmark = pytest.mark.skipif(kernels.available("lif_forward") is not None, reason="no compiled library")
+
+ROOT = Path(__file__).parent.parent
+DURATION, MAX_DELAY, EVENTS = 32.0, 40.0, 24
+PARAMETERS = ("tau_mem", "tau_syn", "v_th")
+PLAIN, SINGLE = LIF(), LIF(single_spike=True)
 
 
-def problem(seed, b, m, n, scale=1.0, recurrent=True, longest=8.0, events=14, dtype=np.float64):
-    """Events and (w_in, d_in, w_rec, d_rec) with weights of both signs."""
+def problem(seed, b=3, m=6, n=4, scale=1.0, longest=8.0, events=14, neuron=PLAIN, dtype=np.float64):
+    """(w_in, d_in, w_rec, d_rec) with weights of both signs, a neuron of arrays, times and channels (B, EVENTS)."""
     r = np.random.default_rng(seed)
-    times = [np.sort(r.uniform(0, 28, events + 3 * k)) for k in range(b)]
-    batch = Events.from_times(times, [r.integers(0, m, len(t)) for t in times], m)
-    shapes = [(m, n), (n, n)] if recurrent else [(m, n)]
+    times = [np.sort(r.uniform(0, 28, min(events + 3 * k, EVENTS))) for k in range(b)]
+    batch = Events.from_times(times, [r.integers(0, m, len(t)) for t in times], m, capacity=EVENTS)
     arrays = []
-    for rows, columns in shapes:
-        arrays.append(scale * r.uniform(-0.3, 1.0, (rows, columns)) * (6 / max(6, rows)))
-        arrays.append(r.uniform(0, longest, (rows, columns)))
-    return batch, tuple(jnp.asarray(x, dtype) for x in arrays)
+    for rows in (m, n):
+        arrays.append(scale * r.uniform(-0.3, 1.0, (rows, n)) * (6 / max(6, rows)))
+        arrays.append(r.uniform(0, longest, (rows, n)))
+    neuron = jax.tree.map(lambda x: jnp.asarray(x * r.uniform(0.9, 1.1, n), dtype), neuron)
+    return tuple(jnp.asarray(x, dtype) for x in arrays), neuron, batch.time.astype(dtype), batch.channel
 
 
-def loss(arrays, time, events, neuron, dt, backend, capacity=None):
-    """One number of everything that has a derivative."""
-    layer = Layer(*arrays, neuron=neuron)
-    events = Events(time, events.channel, events.n_channels)
-    s = simulate(layer, events, duration=32.0, dt=dt, max_delay=40.0, backend=backend, capacity=capacity)
-    first = jnp.where(jnp.isfinite(s.first_spike), s.first_spike, 32.0)
-    spikes = jnp.where(jnp.isfinite(s.events.time), s.events.time, 0.0)
+def simulated(arrays, neuron, time, channel, backend="native", dt=0.5, **options):
+    """`simulate` of a problem."""
+    events = Events(time, channel, arrays[0].shape[0])
+    given = {"duration": DURATION, "max_delay": MAX_DELAY} | options
+    return simulate(Layer(*arrays, neuron=neuron), events, dt=dt, backend=backend, **given)
+
+
+def numbers(*problem, **options):
+    """Five numbers that everything with a derivative enters, (5,), and the simulation."""
+    s = simulated(*problem, trace=True, **options)
+    first, spikes = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (s.first_spike, s.events.time))
     weight = jnp.arange(1.0, len(first) + 1)[:, None]
-    return (s.v * weight).sum() + (first**2).sum() + (s.spike_count**2).sum() + (spikes * jnp.sin(spikes)).sum(), s
+    wave = jnp.sin(jnp.arange(s.trace.shape[1]))[None, :, None]
+    parts = (s.v * weight, first**2, s.spike_count**2, spikes * jnp.sin(spikes), s.trace * wave)
+    return jnp.stack([x.sum() for x in parts]), s
 
 
-def both(case, neuron, dt):
-    events, arrays = case
-    out = []
-    for backend in ("reference", "native"):
-        call = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnames=("dt", "backend"))
-        (_, s), gradient = call(arrays, events.time, events, neuron, dt=dt, backend=backend)
-        out.append((s, jax.tree.leaves(gradient)))
-    return out
+def loss(*problem, **options):
+    values, s = numbers(*problem, **options)
+    return values.sum(), s
+
+
+@cache
+def program(backend, dt):
+    """Value, simulation and gradient by arrays, neuron and times."""
+    return jax.jit(jax.value_and_grad(lambda *p: loss(*p, backend=backend, dt=dt), (0, 1, 2), has_aux=True))
+
+
+def close(got, expected, rtol=1e-9):
+    """Trees of arrays equal to a part of the largest number of each."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1.0, float(jnp.abs(b).max(initial=0.0))))
 
 
 CASES = {
-    "recurrent": (dict(seed=0, b=3, m=6, n=4), LIF(), 0.5),
-    "strong, several spikes a step": (dict(seed=1, b=2, m=6, n=3, scale=2.5), LIF(), 1.0),
-    "single spike": (dict(seed=2, b=2, m=5, n=7), LIF(single_spike=True), 0.5),
-    "feed-forward, 33 neurons": (dict(seed=3, b=2, m=1, n=33, recurrent=False), LIF(tau_mem=5.0), 0.25),
-    "equal time constants, short delays": (dict(seed=4, b=2, m=6, n=1, longest=0.4), LIF(5.0, 5.0), 0.5),
-    "delays past the end": (dict(seed=5, b=1, m=6, n=5, longest=39.0, events=40), LIF(v_th=0.7), 0.5),
+    "recurrent": (dict(seed=0), 0.5),
+    "strong, several spikes a step": (dict(seed=1, scale=2.5), 0.5),
+    "equal time constants, short delays": (dict(seed=4, longest=0.4, neuron=LIF(5.0, 5.0)), 0.5),
+    "delays past the end": (dict(seed=5, longest=39.0, events=18, neuron=LIF(v_th=0.7)), 0.5),
+    "silent": (dict(seed=6, scale=1e-3), 0.5),
+    "single spike": (dict(seed=2, neuron=SINGLE), 1.0),
+    "single spike, strong": (dict(seed=3, neuron=SINGLE, scale=2.5), 1.0),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_reference(x64, name):
-    options, neuron, dt = CASES[name]
-    (s, gradient), (t, other) = both(problem(**options), neuron, dt)
-    assert s.spike_count.sum() > 0
+    options, dt = CASES[name]
+    case = problem(**options)
+    if name == "equal time constants, short delays":
+        case = (case[0], LIF(case[1].tau_mem, case[1].tau_mem, case[1].v_th), *case[2:])
+    ((value, s), gradient), ((expected, t), by_reference) = (program(b, dt)(*case) for b in ("native", "reference"))
+    assert (s.spike_count.sum() > 0) == (name != "silent")
     np.testing.assert_array_equal(s.spike_count, t.spike_count)
     np.testing.assert_array_equal(s.overflow, t.overflow)
     np.testing.assert_array_equal(s.events.channel, t.events.channel)
-    np.testing.assert_allclose(s.events.time, t.events.time, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(s.first_spike, t.first_spike, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(s.v, t.v, rtol=0, atol=1e-9)
-    for a, b in zip(gradient, other, strict=True):
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-9 * max(1.0, float(jnp.abs(a).max())))
-
-
-def native(case, neuron=None, dt=0.5, **options):
-    events, arrays = case
-    return simulate(Layer(*arrays, neuron=neuron or LIF()), events, duration=32.0, dt=dt, backend="native", **options)
+    for x, y in ((s.events.time, t.events.time), (s.first_spike, t.first_spike), (s.v, t.v), (s.trace, t.trace)):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+    close((value, gradient), (expected, by_reference))
+    assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(gradient)[:2])
 
 
 def test_exact_solution(x64):
@@ -93,69 +120,270 @@ def test_exact_solution(x64):
     assert np.sum(np.array(worst) < 1e-6) >= 19, worst
 
 
+def test_without_recurrence_equals_recurrent_weights_of_zero(x64):
+    """Feed-forward layers are other programs, and 33 neurons end in the middle of every vector."""
+    arrays, neuron, time, channel = problem(3, b=2, n=33, scale=1.5)
+    zero = (*arrays[:2], jnp.zeros((33, 33)), arrays[3])
+    (value, s), (by_arrays, by_neuron, by_time) = program("native", 0.5)(zero, neuron, time, channel)
+    assert s.spike_count.sum() > 0
+    alone, others = program("native", 0.5)(arrays[:2], neuron, time, channel)
+    close((alone[0], others), (value, (by_arrays[:2], by_neuron, by_time)))
+
+    def column(w, d, parameters):
+        return loss((w[:, None], d[:, None]), LIF(*(x[None] for x in parameters)), time, channel)[0]
+
+    parameters = (neuron.tau_mem, neuron.tau_syn, neuron.v_th)
+    columns = jax.jit(jax.vmap(jax.value_and_grad(column, (0, 1)), (1, 1, 0)))(*arrays[:2], parameters)
+    # the records are sorted in another order, so sums of 33 networks are compared
+    close((columns[0].sum(), columns[1][0].T, columns[1][1].T), (value, *by_arrays[:2]))
+
+
 def test_float32_is_near_float64(x64):
-    case = problem(0, 3, 6, 4)
-    single = native(problem(0, 3, 6, 4, dtype=np.float32))
+    single, double = (simulated(*problem(0, dtype=dtype)) for dtype in (np.float32, np.float64))
     assert single.v.dtype == jnp.float32
-    np.testing.assert_array_equal(single.spike_count, native(case).spike_count)
-    np.testing.assert_allclose(single.first_spike, native(case).first_spike, rtol=0, atol=5e-4)
+    np.testing.assert_array_equal(single.spike_count, double.spike_count)
+    np.testing.assert_allclose(single.first_spike, double.first_spike, rtol=0, atol=5e-4)
 
 
 def test_no_event_and_all_silent():
     events = Events.from_times([np.zeros(0), np.array([1.0])], [np.zeros(0, int), np.array([0])], 2)
-    arrays = jnp.full((2, 3), 1e-3), jnp.ones((2, 3))
-    gradient = jax.grad(lambda w: native((events, (w, arrays[1]))).spike_count.sum())(arrays[0])
-    assert np.isfinite(gradient).all() and np.isinf(native((events, arrays)).first_spike).all()
+    for capacity in (0, 1):
+        time, channel = events.time[:, :capacity], events.channel[:, :capacity]
+        arrays = jnp.full((2, 3), 1e-3), jnp.ones((2, 3))
+        gradient = jax.grad(lambda a, t=time, c=channel: simulated(a, LIF(), t, c).spike_count.sum())(arrays)
+        assert all(np.isfinite(x).all() for x in gradient)
+        assert np.isinf(simulated(arrays, LIF(), time, channel).first_spike).all()
 
 
 def test_same_bits_twice_and_whatever_the_batch():
-    case = problem(7, 5, 6, 4, dtype=np.float32)
-    call = jax.jit(jax.grad(lambda a, e: native((e, a), max_delay=10.0).v.sum()))
-    for a, b in zip(call(case[1], case[0]), call(case[1], case[0]), strict=True):
+    case = problem(7, b=5, dtype=np.float32)
+    (_, s), gradient = program("native", 0.5)(*case)
+    (_, again), same = program("native", 0.5)(*case)
+    for a, b in zip(jax.tree.leaves((s, gradient)), jax.tree.leaves((again, same)), strict=True):
         np.testing.assert_array_equal(a, b)
-    alone = native((case[0][2:3], case[1]))
-    np.testing.assert_array_equal(alone.v[0], native(case).v[2])
+    alone = simulated(*case[:2], case[2][2:3], case[3][2:3])
+    np.testing.assert_array_equal(alone.v[0], s.v[2])
 
 
-def test_vmap_over_parameters_equals_a_loop():
-    events, (w_in, d_in, w_rec, d_rec) = problem(8, 2, 6, 4, dtype=np.float32)
-    many = jnp.stack([w_in, 1.3 * w_in])
-    one = jax.grad(lambda w: native((events, (w, d_in, w_rec, d_rec)), max_delay=10.0).v.sum())
-    np.testing.assert_array_equal(jax.vmap(one)(many), jnp.stack([one(w) for w in many]))
+def stacked(tree, factors=(1.0, 1.2, 0.9)):
+    return jax.tree.map(lambda x: jnp.stack([x * f for f in factors]), tree)
+
+
+@pytest.mark.parametrize("which", ["w_in", "d_in", "w_rec", "v_th", "times", "everything"])
+def test_vmap_equals_a_loop(x64, which):
+    arrays, neuron, time, channel = problem(8, scale=1.5)
+    names = dict(zip(("w_in", "d_in", "w_rec", "d_rec"), arrays, strict=True))
+    names |= {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "v_th": neuron.v_th, "times": time}
+    chosen = list(names) if which == "everything" else [which]
+    mapped = stacked({name: names[name] for name in chosen})
+
+    def value(mapped, rest):
+        p = rest | mapped
+        arrays, neuron = [p[x] for x in ("w_in", "d_in", "w_rec", "d_rec")], [p[x] for x in PARAMETERS]
+        return loss(arrays, LIF(*neuron), p["times"], channel)[0]
+
+    gradient = jax.value_and_grad(value, (0, 1))
+    rest = {name: x for name, x in names.items() if name not in chosen}
+    got = jax.jit(jax.vmap(gradient, (0, None)))(mapped, rest)
+    one = jax.jit(gradient)
+    loop = [one(jax.tree.map(lambda x, k=k: x[k], mapped), rest) for k in range(3)]
+    close(got, jax.tree.map(lambda *x: jnp.stack(x), *loop), rtol=1e-12)
+
+
+def test_nested_vmap_and_gradients_from_outside(x64):
+    """Samples of a network join the batch, so the gradient of their sum is that of one call."""
+    arrays, neuron, time, channel = problem(8, scale=1.5)
+
+    def value(w, d, t):
+        return loss((w, d, *arrays[2:]), neuron, t, channel)[0]
+
+    w, d, t = (stacked(x, (1.0, 0.9)) for x in (arrays[0], arrays[1], time))
+    over_times = jax.vmap(jax.vmap(value, (None, None, 0)), (0, None, None))
+    inside = jax.jit(jax.vmap(jax.vmap(jax.vmap(jax.grad(value), (None, None, 0)), (None, 0, None)), (0, None, None)))
+    outside = jax.jit(jax.grad(lambda w, d: over_times(w, d, t).sum()))
+    every, one = inside(w, d, t), jax.jit(jax.grad(value))
+    for i in range(2):
+        for j in range(2):
+            loop = [one(w[i], d[j], t[k]) for k in range(2)]
+            close(every[i, j], jnp.stack(loop), rtol=1e-12)
+            if j == 0:
+                close(outside(w, d[0])[i], sum(loop), rtol=1e-12)
+
+
+def test_forward_mode(x64):
+    """Two derivatives along random directions of everything, mapped; reverse mode is checked against the reference."""
+    arrays, neuron, time, channel = problem(0)
+    r = np.random.default_rng(1)
+    start = arrays, neuron, jnp.where(jnp.isfinite(time), time, 0.0)
+    along = [jax.tree.map(lambda x: jnp.asarray(r.normal(size=x.shape)), start) for _ in range(2)]
+
+    def moved(amounts):
+        arrays, neuron, time = (
+            jax.tree.map(lambda x, *d: x + sum(a * e for a, e in zip(amounts, d, strict=True)), s, *d)
+            for s, *d in zip(start, *along, strict=True)
+        )
+        return numbers(arrays, neuron, jnp.where(jnp.isfinite(problem_time), time, jnp.inf), channel)[0]
+
+    problem_time = time
+    forward, reverse = jax.jit(jax.jacfwd(moved))(jnp.zeros(2)), jax.jit(jax.jacrev(moved))(jnp.zeros(2))
+    assert (jnp.abs(reverse) > 0).all()
+    close(forward, reverse)
+
+
+def traced(function, *args):
+    """The program that JAX makes of it, with the kernels' switches."""
+    return re.sub(r"\s+", " ", str(jax.make_jaxpr(function)(*args)))
+
+
+def test_only_what_is_wanted_is_computed():
+    arrays, neuron, time, channel = problem(0, dtype=np.float32)
+
+    def value(arrays, neuron, time):
+        return simulated(arrays, neuron, time, channel).v.sum()
+
+    forward = traced(value, arrays, neuron, time)
+    assert "ranvier_lif_forward" in forward and "keep=False" in forward and "keep=True" not in forward
+    for argnums, times, parameters in ((0, False, False), (1, False, True), (2, True, False)):
+        program = traced(jax.grad(value, argnums), arrays, neuron, time)
+        backward = re.search(r"ranvier_lif_backward\[(.*?)\]", program)[1]
+        assert f"times={times}" in backward and f"parameters={parameters}" in backward and "trace=False" in backward
+        assert "tangent[" not in program
+
+
+def test_scan_and_remat(x64):
+    arrays, neuron, time, channel = problem(0)
+
+    def value(w):
+        return simulated((w, *arrays[1:]), neuron, time, channel).v.sum()
+
+    def body(w, _):
+        return w - 1e-3 * jax.grad(jax.checkpoint(value))(w), None
+
+    w = arrays[0]
+    for _ in range(3):
+        w = w - 1e-3 * jax.grad(value)(w)
+    close(jax.jit(lambda w: jax.lax.scan(body, w, None, length=3)[0])(arrays[0]), w, rtol=1e-12)
+    twice = jax.jit(
+        jax.grad(lambda w: jax.lax.scan(lambda c, s: (c + value(s * w), None), 0.0, jnp.array([1.0, 2.0]))[0])
+    )
+    close(twice(arrays[0]), jax.grad(value)(arrays[0]) + 2 * jax.grad(value)(2 * arrays[0]), rtol=1e-12)
+
+
+def test_second_derivatives_are_refused_in_one_line():
+    arrays, neuron, time, channel = problem(0, dtype=np.float32)
+
+    def value(w):
+        return simulated((w, *arrays[1:]), neuron, time, channel).v.sum()
+
+    w = arrays[0]
+    for second in (
+        lambda: jax.hessian(value)(w),
+        lambda: jax.grad(lambda w: jax.grad(value)(w).sum())(w),
+        lambda: jax.jvp(lambda w: jax.jvp(value, (w,), (w,))[1], (w,), (w,)),
+    ):
+        with pytest.raises(RanvierError, match="second derivative.*backend='reference'") as error:
+            jax.make_jaxpr(second)()
+        assert "\n" not in str(error.value)
 
 
 def test_lost_records_are_counted():
-    case = problem(1, 2, 6, 3, scale=2.5, dtype=np.float32)
-    whole, short = native(case, dt=1.0), native(case, dt=1.0, capacity=5)
+    case = problem(1, scale=2.5, dtype=np.float32)
+    whole, short = (simulated(*case, dt=1.0, **options) for options in ({}, {"capacity": 5}))
     assert (short.events.counts() == 5).all()
     missing = whole.spike_count.sum(1) - 5 + np.asarray(whole.overflow)
     np.testing.assert_array_equal(short.overflow, missing)
     np.testing.assert_array_equal(short.v, whole.v)
+    none = simulated(*case, dt=1.0, capacity=0)
+    assert none.events.time.shape == (3, 0)
+    np.testing.assert_array_equal(none.overflow, whole.overflow)
 
 
-@pytest.mark.parametrize(
-    ("neuron", "options", "why"),
-    [
-        (AdEx(), {}, "LIF neurons in the continuous scheme only"),
-        (LIF(), {"scheme": "grid"}, "LIF neurons in the continuous scheme only"),
-        (LIF(), {"trace": True}, "keep no voltage trace"),
-    ],
-)
-def test_what_it_refuses(neuron, options, why):
-    with pytest.raises(RanvierError, match=why) as error:
-        native(problem(0, 1, 6, 4, dtype=np.float32), neuron, **options)
+def test_auto_is_native_where_that_can_run(monkeypatch, tmp_path):
+    arrays, _, time, channel = problem(0, dtype=np.float32)
+
+    def value(neuron, scheme="continuous"):
+        return simulated(arrays, neuron, time, channel, backend="auto", scheme=scheme).v
+
+    def has_kernel(*args):
+        return "_forward[" in traced(lambda: value(*args))
+
+    assert has_kernel(LIF()) and has_kernel(LIF(), "grid") and has_kernel(AdEx(), "grid")
+    assert not has_kernel(AdEx())
+    monkeypatch.setenv("RANVIER_LIB_DIR", str(tmp_path))
+    monkeypatch.delenv("RANVIER_REQUIRE_NATIVE", raising=False)
+    assert not has_kernel(LIF())
+    with pytest.raises(RanvierError, match="backend 'native', but no compiled library.*backend='reference'") as error:
+        simulated(arrays, LIF(), time, channel)
     assert "\n" not in str(error.value)
 
 
+def test_what_it_refuses():
+    case = problem(0, dtype=np.float32)
+    with pytest.raises(RanvierError, match="no AdEx in the continuous scheme") as error:
+        simulated(case[0], AdEx(), *case[2:])
+    assert "\n" not in str(error.value)
+    half = Layer(case[0][0].astype(jnp.bfloat16))
+    assert "float32 and float64" in native.refusal(half, "continuous")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU drops such events")
 @pytest.mark.parametrize(("time", "channel"), [(1.0, 6), (1.0, -1), (-1.0, 0)])
 def test_an_event_that_was_never_checked_is_refused(time, channel):
-    _, arrays = problem(0, 1, 6, 4, dtype=np.float32)
-    events = Events(jnp.array([[time]]), jnp.array([[channel]], jnp.int32), 6)
+    arrays, *_ = problem(0, dtype=np.float32)
     with pytest.raises(Exception, match="make events with Events.from_times"):
-        native((events, arrays)).v.block_until_ready()
+        simulated(arrays, LIF(), jnp.array([[time]]), jnp.array([[channel]], jnp.int32)).v.block_until_ready()
 
 
-def test_derivative_for_a_time_constant_is_refused():
-    case = problem(0, 1, 6, 4, dtype=np.float32)
-    with pytest.raises(RanvierError, match="backend='reference'"):
-        jax.grad(lambda tau: native(case, LIF(tau_mem=tau), max_delay=10.0).v.sum())(10.0)
+def in_a_new_process(code, **environment):
+    """What `code` prints where only the host's CPU is used."""
+    given = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"} | environment
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=given)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+THREADS = """
+import hashlib, jax
+from tests.test_native import problem, program
+out = program("native", 0.5)(*problem(7, b=37, scale=1.5))
+print(hashlib.sha256(b"".join(x.tobytes() for x in map(jax.device_get, jax.tree.leaves(out)))).hexdigest())
+"""
+
+SHARDED = """
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from tests.test_native import close, problem, simulated
+arrays, neuron, time, channel = problem(0, b=4)
+mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+
+def run(arrays, neuron, time, channel):
+    s = simulated(arrays, neuron, time, channel, trace=True)
+    return s.v, s.spike_count, s.trace
+
+def value(run):
+    return lambda *p: sum(jnp.sin(x * (1 + jnp.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1)))).sum() for x in run(*p))
+
+def summed(check):  # a gradient of what is replicated, taken on each device
+    def gradient(*p):
+        g = jax.grad(lambda a: sum(jnp.sin(x).sum() for x in run(a, *p[1:])))(p[0])
+        return g if check else jax.lax.psum(g, "b")
+    return gradient
+
+specs = (P(), P(), P("b"), P("b"))
+whole = jax.jit(jax.value_and_grad(value(run), (0, 1, 2)))(arrays, neuron, time, channel)
+for check in (True, False):
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=P("b"), check_vma=check)
+    close(jax.jit(jax.value_and_grad(value(sharded), (0, 1, 2)))(arrays, neuron, time, channel), whole, 1e-12)
+    inside = jax.shard_map(summed(check), mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check)
+    alone = jax.jit(summed(True))(arrays, neuron, time, channel)
+    close(jax.jit(inside)(arrays, neuron, time, channel), alone, 1e-12)
+print(len(jax.devices()), "devices")
+"""
+
+
+def test_same_bits_whatever_the_threads():
+    assert len({in_a_new_process(THREADS, NPROC=threads) for threads in ("1", "5")}) == 1
+
+
+def test_shard_map_over_the_batch():
+    assert in_a_new_process(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2") == "2 devices\n"
