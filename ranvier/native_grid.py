@@ -5,7 +5,6 @@ It computes what `grid.py` defines; `primitives.py` makes it differentiable.
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 
 from ranvier import grid, surrogate
