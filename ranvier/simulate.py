@@ -74,8 +74,8 @@ def simulate(
 ) -> Simulation:
     """Simulate N neurons of `layer` on a batch of `events` (B, E).
 
-    Works under `jax.jit`, `jax.grad`, `jax.jvp`, `jax.vmap` (over events and over the layer's arrays), `jax.lax.scan` and
-    `jax.checkpoint`; the compiled backend also under `jax.shard_map`, with the batch split and the layer replicated.
+    Works under `jax.jit`, `jax.grad`, `jax.jvp`, `jax.vmap` (over events and over the layer's arrays), `jax.lax.scan`
+    and `jax.checkpoint`; compiled also under `jax.shard_map`, with the batch split and the layer replicated.
 
     Parameters
     ----------
