@@ -77,14 +77,14 @@ def _absent(options):
 
 def _reference(inputs, options):
     """The smooth results of one network by the definition."""
-    single = options["single"]
-    layer = Layer(inputs["w_in"], w_rec=inputs["w_rec"], neuron=LIF(*(inputs[name] for name in NEURON), single))
+    neuron = LIF(**{name: inputs[name] for name in NEURON}, single_spike=options["single"])
+    layer = Layer(inputs["w_in"], w_rec=inputs["w_rec"], neuron=neuron)
     (n_samples, _), (m, n) = inputs["time"].shape, inputs["w_in"].shape
     plan = Plan(options["dt"], options["n_steps"], options["n_slots"], n_samples * n, True, options["trace"])
     d_rec = inputs["d_rec"] if options["recurrent"] else None
     end, lists, trace = continuous.run(layer, inputs["d_in"], d_rec, Events(inputs["time"], inputs["channel"], m), plan)
     g, _, _ = rows(lists, 0.0, n_samples, options["capacity"])
-    trace = jnp.swapaxes(trace, 0, 1) if options["trace"] else jnp.zeros((n_samples, 0, n), g.dtype)
+    trace = jnp.zeros((n_samples, 0, n), g.dtype) if trace is None else jnp.swapaxes(trace, 0, 1)
     return end.count, end.first_offset, end.cells[0], g, trace
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -254,7 +255,7 @@ def _avals(shapes, operands):
     if any(x.mat.varying != like.mat.varying for x in operands):
         raise AssertionError("operands must vary over the same manual axes")
     if not like.mat.varying:
-        return [jax.core.ShapedArray(shape, dtype) for shape, dtype in shapes]
+        return [ShapedArray(shape, dtype) for shape, dtype in shapes]
     mesh = like.sharding.mesh
     out = []
     for shape, dtype in shapes:
