@@ -141,6 +141,7 @@ void backward_call(const Call<R>& c, const Loop& loop) {
       std::fill(mine, mine + size, R(0));
       for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b)
         backward(problems[set], sample(c, begin + b), scratch, layout.sums(mine));
+      finish(problems[set], layout.sums(mine));
     });
     loop(sets * turns, [&](int64_t k) {
       const int64_t set = k / turns, begin = k % turns * kRows, end = std::min(begin + kRows, rows);
