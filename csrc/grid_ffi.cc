@@ -6,7 +6,6 @@
 // does the result.
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,8 +34,10 @@ const GridKernels<R>& kernels() {
   return best;
 }
 
-// A thread's memory, kept from sample to sample.
-template <class X>
+// Memory of a thread, one piece for each purpose, kept for the next call, which need not map it anew.
+enum Purpose { kWalk, kFired, kPlaces, kConstants, kPartSums };
+
+template <class X, Purpose>
 X* scratch(int64_t size) {
   static thread_local std::vector<X> memory;
   if (memory.size() < size_t(size)) memory.resize(size);
@@ -56,11 +57,11 @@ class Prepared {
         in_(c.n_inputs * c.n),
         rec_(c.recurrent ? c.n * c.n : 0),
         cells_(kGridCellRows * c.n),
-        places_(new int32_t[c.n_sets * (in_ + rec_)]),
-        constants_(new R[c.n_sets * cells_]) {
+        places_(scratch<int32_t, kPlaces>(c.n_sets * (in_ + rec_))),
+        constants_(scratch<R, kConstants>(c.n_sets * cells_)) {
     parallel_for(pool, c.n_sets, [&](int64_t p) {
-      int32_t* const places = places_.get() + p * (in_ + rec_);
-      R* const cells = constants_.get() + p * cells_;
+      int32_t* const places = places_ + p * (in_ + rec_);
+      R* const cells = constants_ + p * cells_;
       const int32_t longest = kernels<R>().prepare(c, p, places, places + in_, cells);
       sets[p] = {c.w_in + p * in_, c.w_rec + p * rec_, places, places + in_, cells, longest};
     });
@@ -81,8 +82,8 @@ class Prepared {
 
  private:
   int64_t in_, rec_, cells_;
-  std::unique_ptr<int32_t[]> places_;
-  std::unique_ptr<R[]> constants_;
+  int32_t* places_;
+  R* constants_;
 };
 
 template <class R>
@@ -94,8 +95,8 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remain
   if (auto wrong = prepared.error(c); wrong.failure()) return wrong;
   parallel_for(pool, c.n_samples, [&](int64_t s) {
     const GridSet<R>& set = prepared.sets[s / c.per_set];
-    R* const memory = scratch<R>(grid_forward_memory(c.n, set.longest));
-    kernels<R>().forward(c, set, s, prepared.n_real[s], memory, scratch<int32_t>(c.n));
+    R* const memory = scratch<R, kWalk>(grid_forward_memory(c.n, set.longest));
+    kernels<R>().forward(c, set, s, prepared.n_real[s], memory, scratch<int32_t, kFired>(c.n));
   });
   return ffi::Error::Success();
 }
@@ -112,12 +113,12 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remai
   const int64_t neuron = c.parameters ? kGridParameters * c.n : 0, each = 2 * in + 2 * rec + neuron;
   const int64_t parts = std::max<int64_t>(1, std::min(c.per_set, kParts / std::max<int64_t>(1, c.n_sets)));
   // The first part of a set is summed in the results.
-  std::unique_ptr<R[]> memory(new R[c.n_sets * (parts - 1) * each]);
+  R* const memory = scratch<R, kPartSums>(c.n_sets * (parts - 1) * each);
   const auto sums = [&](int64_t p, int64_t part) {
     if (part == 0)
       return GridSums<R>{c.dw_in + p * in, c.dd_in + p * in, c.dw_rec + p * rec, c.dd_rec + p * rec,
                          c.d_neuron + p * neuron};
-    R* const at = memory.get() + (p * (parts - 1) + part - 1) * each;
+    R* const at = memory + (p * (parts - 1) + part - 1) * each;
     return GridSums<R>{at, at + in, at + 2 * in, at + 2 * in + rec, at + 2 * in + 2 * rec};
   };
   parallel_for(pool, c.n_sets * parts, [&](int64_t task) {
@@ -127,7 +128,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remai
     std::fill(mine.dw_in, mine.dw_in + in, R(0)), std::fill(mine.dd_in, mine.dd_in + in, R(0));
     std::fill(mine.dw_rec, mine.dw_rec + rec, R(0)), std::fill(mine.dd_rec, mine.dd_rec + rec, R(0));
     std::fill(mine.d_neuron, mine.d_neuron + neuron, R(0));
-    R* const work = scratch<R>(grid_backward_memory(c.n, set.longest));
+    R* const work = scratch<R, kWalk>(grid_backward_memory(c.n, set.longest));
     for (int64_t b = part * c.per_set / parts; b < (part + 1) * c.per_set / parts; ++b) {
       const int64_t s = p * c.per_set + b;
       kernels<R>().backward(c, set, s, prepared.n_real[s], mine, work);

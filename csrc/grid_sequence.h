@@ -16,6 +16,15 @@
 #include "grid_kernels.h"
 #include "grid_step.h"
 
+// Compilers leave these loops, which they cannot vectorise, a turn at a time.
+#if defined(__clang__)
+#define RANVIER_UNROLL_8 _Pragma("clang loop unroll_count(8)")
+#elif defined(__GNUC__)
+#define RANVIER_UNROLL_8 _Pragma("GCC unroll 8")
+#else
+#define RANVIER_UNROLL_8
+#endif
+
 namespace ranvier {
 namespace RANVIER_NS {
 namespace {
@@ -58,6 +67,7 @@ int32_t prepare_places(const R* d, int64_t n_sources, int64_t n, R dt, int32_t m
 
 template <class R>
 void deliver(const R* __restrict w, const int32_t* __restrict place, int64_t n, R* __restrict row) {
+  RANVIER_UNROLL_8
   for (int64_t k = 0; k < n; ++k) row[place[k]] += w[k];
 }
 
@@ -65,8 +75,12 @@ void deliver(const R* __restrict w, const int32_t* __restrict place, int64_t n, 
 template <class R>
 void collect(const int32_t* __restrict place, int64_t n, const R* __restrict weight_row, const R* __restrict time_row,
              R* __restrict weight_sum, R* __restrict time_sum) {
-  for (int64_t k = 0; k < n; ++k) weight_sum[k] += weight_row[place[k]];
-  for (int64_t k = 0; k < n; ++k) time_sum[k] += time_row[place[k]];
+  RANVIER_UNROLL_8
+  for (int64_t k = 0; k < n; ++k) {
+    const int64_t at = place[k];
+    weight_sum[k] += weight_row[at];
+    time_sum[k] += time_row[at];
+  }
 }
 
 // dL/d(time of the spike): the adjoints of its arrivals times the weights.
