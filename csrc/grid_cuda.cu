@@ -502,13 +502,19 @@ __global__ void __launch_bounds__(kThreads) walk_back(Work<R> w) {
       fetch_voltage(t - kRows + 1);
       events.fetch(t), spikes.fetch(t);
       __pipeline_wait_prior(kRows - 1);
+      // Which of the thread's neurons fire, and what was recorded of that: fetched before it is needed.
       bool hit[kOwn];
-      R v[kOwn], term[kOwn];
+      R v[kOwn], g[kOwn], before[kOwn], behind[kOwn];
       RANVIER_UNROLL
-      for (int q = 0; q < kOwn; ++q) hit[q] = false, term[q] = R(0);
-      spikes.each([&](int32_t, int32_t j, const Synapse<R>&) {
+      for (int q = 0; q < kOwn; ++q) hit[q] = false, g[q] = behind[q] = R(0), before[q] = R(1);
+      spikes.each([&](int32_t r, int32_t j, const Synapse<R>&) {
         RANVIER_UNROLL
-        for (int q = 0; q < kOwn; ++q) hit[q] |= j == q * threads + static_cast<int32_t>(threadIdx.x);
+        for (int q = 0; q < kOwn; ++q) {
+          if (j != q * threads + static_cast<int32_t>(threadIdx.x)) continue;
+          const int64_t at = s * c.capacity + r;
+          hit[q] = true, g[q] = c.ct_g[at] + (first[q] == t ? ct_first[q] : R(0));
+          before[q] = c.spike_state[2 * at], behind[q] = c.spike_state[2 * at + 1];
+        }
       });
       RANVIER_UNROLL
       for (int q = 0; q < kOwn; ++q) {
@@ -538,47 +544,42 @@ __global__ void __launch_bounds__(kThreads) walk_back(Work<R> w) {
         }
         return total;
       };
-      // Spikes: a sum over the block each, formed by warps and added up by the thread that owns the neuron.
-      int32_t waiting[kOwn];  // the thread's spike, and where its sums lie
+      // What a spike's own arrivals meet: a sum over the block, formed by warps, added up by the thread of the neuron.
+      int waiting[kOwn];  // where the warps' sums for the thread's spike lie
       RANVIER_UNROLL
       for (int q = 0; q < kOwn; ++q) waiting[q] = -1;
-      spikes.each([&](int32_t r, int32_t j, const Synapse<R>& x) {
-        const int32_t which = (r - spikes.now.begin) % kTogether;
-        R* const mine = partial + turn * kTogether * warps;
-        if (c.recurrent) {
+      if (c.recurrent)
+        spikes.each([&](int32_t r, int32_t j, const Synapse<R>& x) {
+          const int which = (r - spikes.now.begin) % kTogether;
+          R* const here = partial + turn * kTogether * warps;
           const R total = warp_sum(collect(recurrent, j, x, spike_sums));
-          if (lane == 0) mine[which * warps + warp] = total;
-        }
-        RANVIER_UNROLL
-        for (int q = 0; q < kOwn; ++q)
-          if (j == q * threads + static_cast<int32_t>(threadIdx.x)) waiting[q] = r;
-        if (which != kTogether - 1 && r != spikes.now.end - 1) return;
-        if (c.recurrent) __syncthreads();
-        RANVIER_UNROLL
-        for (int q = 0; q < kOwn; ++q) {
-          if (waiting[q] < 0) continue;
-          const int64_t at = s * c.capacity + waiting[q];
-          R g = c.ct_g[at] + (first[q] == t ? ct_first[q] : R(0));
-          const int32_t of = (waiting[q] - spikes.now.begin) % kTogether;
-          for (int k = 0; c.recurrent && k < warps; ++k) g += mine[of * warps + k];
-          term[q] = spike_term<kAdex>(cell[q], lv[q], lz[q], g, c.spike_state[2 * at], c.spike_state[2 * at + 1]);
-          waiting[q] = -1;
-        }
-        turn ^= 1;
-      });
+          if (lane == 0) here[which * warps + warp] = total;
+          RANVIER_UNROLL
+          for (int q = 0; q < kOwn; ++q)
+            if (j == q * threads + static_cast<int32_t>(threadIdx.x)) waiting[q] = which;
+          if (which != kTogether - 1 && r != spikes.now.end - 1) return;
+          __syncthreads();
+          RANVIER_UNROLL
+          for (int q = 0; q < kOwn; ++q) {
+            for (int k = 0; waiting[q] >= 0 && k < warps; ++k) g[q] += here[waiting[q] * warps + k];
+            waiting[q] = -1;
+          }
+          turn ^= 1;
+        });
       RANVIER_UNROLL
       for (int q = 0; q < kOwn; ++q) {
         const int32_t k = q * threads + threadIdx.x;
         if (k >= n) continue;
         const bool silent = c.single && first[q] >= 0 && first[q] < t;
         const R count = silent ? R(0) : ct_count[q] * surrogate(v[q], cell[q].v_th, weight);
+        const R term = hit[q] ? spike_term<kAdex>(cell[q], lv[q], lz[q], g[q], before[q], behind[q]) : R(0);
         if (c.parameters) {
           const int64_t at = (s * c.n_steps + t - 1) * c.n + k;
           const R i = t > 0 ? c.i_step[at] : R(0), z = !kAdex ? R(0) : (t > 0 ? c.z_step[at] : cell[q].z0);
-          add_parameters<kAdex>(cell[q], v[q], i, z, lv[q], li[q], lz[q], hit[q], term[q], count, gradient[q]);
+          add_parameters<kAdex>(cell[q], v[q], i, z, lv[q], li[q], lz[q], hit[q], term, count, gradient[q]);
         }
         if (hit[q])
-          retreat_fired<kAdex>(cell[q], term[q], lv[q], li[q], lz[q]);
+          retreat_fired<kAdex>(cell[q], term, lv[q], li[q], lz[q]);
         else
           retreat<kAdex>(cell[q], v[q], lv[q], li[q], lz[q]);
         lv[q] += count;
