@@ -152,7 +152,7 @@ __device__ __forceinline__ void add(Pair<R>* place, const Pair<R>& x) {
 }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 __device__ __forceinline__ void add(Pair<float>* place, const Pair<float>& x) {
-  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(place), "f"(x.weight), "f"(x.time) : "memory");
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(place), "f"(x.weight), "f"(x.time));
 }
 #endif
 
