@@ -97,7 +97,7 @@ def _reference(inputs, options):
     d_rec = inputs["d_rec"] if options["recurrent"] else None
     end, lists, trace = grid.run(layer, inputs["d_in"], d_rec, Events(inputs["time"], inputs["channel"], m), plan)
     g, _, _ = rows(lists, 0.0, n_samples, options["capacity"])
-    trace = jnp.swapaxes(trace, 0, 1) if options["trace"] else jnp.zeros((n_samples, 0, n), g.dtype)
+    trace = jnp.zeros((n_samples, 0, n), g.dtype) if trace is None else jnp.swapaxes(trace, 0, 1)
     return end.count, end.first_offset, end.cells[0], g, trace
 
 
