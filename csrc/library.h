@@ -17,12 +17,12 @@
 #define RANVIER_COMPILER "unknown compiler"
 #endif
 
-// The signatures of the handlers: a change of attributes, buffers or their meaning makes it the next number, here and in
-// ranvier/kernels.py, which refuses a library of another number.
+// The signatures of the handlers: a change of attributes, buffers or their meaning makes it the next number, here and
+// in ranvier/kernels.py, which refuses a library of another number.
 RANVIER_EXPORT int ranvier_interface() { return 2; }
 
-// XLA FFI API 0.3 is the one of JAX 0.10, the oldest JAX supported; handlers built for it load in later ones. The loader
-// compares it with the running jaxlib before it registers a handler: XLA refuses one that is newer than itself only
-// after registration, and then the whole backend fails to start.
+// XLA FFI API 0.3 is the one of JAX 0.10, the oldest JAX supported; handlers built for it load in later ones. The
+// loader compares it with the running jaxlib before it registers a handler: XLA refuses one that is newer than itself
+// only after registration, and then the whole backend fails to start.
 RANVIER_EXPORT int ranvier_ffi_api_major() { return 0; }
 RANVIER_EXPORT int ranvier_ffi_api_minor() { return 3; }

@@ -3,8 +3,8 @@
     python -m tests.kernel_paths [WORD ...]     only the cases whose name has one of the words
 
 Whether the numbers are right is the business of test_native.py; here they need to be finite and not idle. Nothing is
-jitted as a whole: every array then has memory of its own, and an access beside it is seen. `make sanitize` runs this with
-the sanitizers of the C++ compiler, `tests/compute_sanitizer.sh` with those of CUDA.
+jitted as a whole: every array then has memory of its own, and an access beside it is seen. `make sanitize` runs this
+with the sanitizers of the C++ compiler, `tests/compute_sanitizer.sh` with those of CUDA.
 """
 
 import sys
@@ -112,7 +112,7 @@ def main(words):
         if words and not any(word in case.name for word in words):
             continue
         spikes = run(case)
-        print(f"{case.name}: {', '.join(f'{x:.0f}' for x in spikes)} spikes", flush=True)
+        print(f"{case.name}: {', '.join(f'{x:.0f}' for x in spikes)} spikes", flush=True)  # noqa: T201
         assert (spikes == 0).all() if case.silent else (spikes > 0).all(), case.name
 
 
