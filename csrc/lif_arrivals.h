@@ -31,9 +31,9 @@ struct Sent {
   R offset, decay, q, back;
   Sent() = default;
   Sent(const Problem<R>& p, int32_t slot, R offset) : slot(slot), offset(offset) {
-    decay = exp_far(offset * p.rate[0]);
-    q = q_of<false>(offset, p.c[0]);
-    back = 1 / (1 + p.c[0] * q);
+    decay = exp_far(offset * p.constants[kRate]);
+    q = q_of<false>(offset, p.constants[kC]);
+    back = 1 / (1 + p.constants[kC] * q);
   }
 };
 
@@ -66,99 +66,126 @@ struct Tile {
   }
 };
 
+// The synapses of a source in a block, and what the block knows of its neurons.
+template <class R>
+struct Targets {
+  const R *near, *far, *constant;
+  const int32_t* at;
+  Targets(const Problem<R>& p, const Synapses<R>& synapses, int64_t block, int64_t source) {
+    const int64_t place = synapses.place(block, source);
+    near = synapses.near + 2 * place, far = synapses.far + 2 * place, at = synapses.at + place;
+    constant = p.of(block);
+  }
+};
+
 // The arrivals of some spikes in some blocks.
 template <Mode kMode, class R>
-struct Batch {
-  alignas(64) R f[kBatch * kLanes], y[kBatch * kLanes], h[kBatch * kLanes];  // arrival.h; f without the synapse's part
-  alignas(64) R quads[kBatch * kSlot];                                       // moments, or their adjoints
-  alignas(64) uint32_t at[kBatch * kLanes];                                  // in the block's part of the ring
-
-  // A spike in block `block`, whose synapses begin at `synapse`, as number x of the batch. `kLeast` is 0 for inputs, 1
-  // for recurrent spikes, which never enter their own step; h is written on demand.
-  template <int kLeast, bool kTimes>
-  void place(int x, const Problem<R>& p, const Synapses<R>& synapses, int64_t synapse, int64_t block,
-             const Sent<R>& sent) {
-    const R *q = synapses.q + synapse, *u = synapses.u + synapse;
-    const int32_t* from = synapses.at + synapse;
-    const int64_t k = block * kLanes;
-    const R *alpha = p.alpha + k, *grow = p.grow + k, *reach = p.reach + k, *rate = p.rate + k, *c = p.c + k;
-    R *f_ = f + x * kLanes, *y_ = y + x * kLanes, *h_ = h + x * kLanes;
-    uint32_t* at_ = at + x * kLanes;
-    const int32_t slot = sent.slot * kSlot, size = p.slots * kSlot;
-    const R offset = sent.offset, dt = p.dt, shared_f = sent.decay, shared_q = sent.q, shared_back = sent.back;
+class Batch {
+ public:
+  // A spike as number x of the batch: its moments (Eq. 5), and where in the block's part of the ring they go. `kLeast`
+  // is 0 for inputs, 1 for recurrent spikes, which never enter their own step.
+  template <int kLeast>
+  void send(int x, const Problem<R>& p, const Targets<R> to, const Sent<R> sent) {
+    alignas(64) R a[kLanes], b[kLanes], q[kLanes];
+    uint32_t* const at = at_ + x * kLanes;
+    const int32_t slots = p.slots;
+    const R dt = p.dt;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
-      R decay = shared_f, q_offset = shared_q, back = shared_back;
-      if (kMode != Mode::kUniform) {
-        decay = exp_of<kMode == Mode::kNear>(offset * rate[l]);
-        q_offset = q_of<kMode == Mode::kNear>(offset, c[l]);
-        back = 1 / (1 + c[l] * q_offset);
-      }
-      const R first = (q[l] - q_offset) * back;
-      const bool later = first <= 0 || (kLeast == 1 && from[l] < kSlot);
-      y_[l] = later ? first * grow[l] + reach[l] : first;
-      f_[l] = later ? decay * alpha[l] : decay;
-      if (kTimes) h_[l] = u[l] - offset + (later ? dt : R(0));
-      const int32_t to = slot + from[l] + (later ? kSlot : 0);
-      at_[l] = static_cast<uint32_t>(to >= size ? to - size : to);
+      R f, y, h;
+      int32_t place;
+      land<kLeast>(to, sent, slots, dt, l, f, y, h, place);
+      at[l] = static_cast<uint32_t>(place);
+      a[l] = to.near[l] * f, b[l] = a[l] * y, q[l] = b[l] * y;
     }
+    to_quads(a, b, q, quads_ + x * kSlot);
   }
-
-  // Eq. 5.
-  void weigh(int x, const R* w) {
-    const R *f_ = f + x * kLanes, *y_ = y + x * kLanes;
-    alignas(64) R a[kLanes], b[kLanes], q[kLanes];
-    RANVIER_LANES
-    for (int l = 0; l < kLanes; ++l) a[l] = w[l] * f_[l], b[l] = a[l] * y_[l], q[l] = b[l] * y_[l];
-    to_quads(a, b, q, quads + x * kSlot);
-  }
-
-  // Adds the moments of number x to the buckets of its block.
+  // Adds the moments of number x to its buckets in the block's part of the ring.
   void scatter(int x, int valid, R* buckets) const {
-    const R* from = quads + x * kSlot;
-    const uint32_t* to = at + x * kLanes;
+    const R* from = quads_ + x * kSlot;
+    const uint32_t* at = at_ + x * kLanes;
     if (valid == kLanes) {
 #pragma GCC unroll 16
-      for (int l = 0; l < kLanes; ++l) quad(buckets + to[l]) += quad(from + quad_of<R>(l));
+      for (int l = 0; l < kLanes; ++l) quad(buckets + at[l]) += quad(from + quad_of<R>(l));
     } else {
-      for (int l = 0; l < valid; ++l) quad(buckets + to[l]) += quad(from + quad_of<R>(l));
+      for (int l = 0; l < valid; ++l) quad(buckets + at[l]) += quad(from + quad_of<R>(l));
     }
   }
 
-  // Reads the adjoints of the buckets that number x went into.
+  // Backwards: where the buckets of a spike lie, and what belongs to the spike in Eq. 30; h on demand.
+  template <int kLeast, bool kTimes>
+  void place(int x, const Problem<R>& p, const Targets<R> to, const Sent<R> sent) {
+    R *f = f_ + x * kLanes, *y = y_ + x * kLanes, *h = h_ + x * kLanes;
+    uint32_t* const at = at_ + x * kLanes;
+    const int32_t slots = p.slots;
+    const R dt = p.dt;
+    RANVIER_LANES
+    for (int l = 0; l < kLanes; ++l) {
+      R here;
+      int32_t place;
+      land<kLeast>(to, sent, slots, dt, l, f[l], y[l], here, place);
+      if (kTimes) h[l] = here;
+      at[l] = static_cast<uint32_t>(place);
+    }
+  }
+  // Reads the adjoints of the buckets of number x.
   void gather(int x, const R* adjoints) {
-    R* to = quads + x * kSlot;
-    const uint32_t* from = at + x * kLanes;
+    R* to = quads_ + x * kSlot;
+    const uint32_t* at = at_ + x * kLanes;
 #pragma GCC unroll 16
-    for (int l = 0; l < kLanes; ++l) quad(to + quad_of<R>(l)) = quad(adjoints + from[l]);
+    for (int l = 0; l < kLanes; ++l) quad(to + quad_of<R>(l)) = quad(adjoints + at[l]);
   }
-
-  // Eq. 30, of number x: adds to dd and to the lanes of `total` (dL/dt of the spike), and to dw, without the synapse's
-  // part of f (`finish`).
-  void slopes(int x, const Problem<R>& p, const R* w, int64_t block, R* dw, R* dd, R* total) const {
+  // Eq. 30: adds to dd, to dw, without the synapse's part of f (`finish`), and on demand to the lanes of `total`, dL/dt
+  // of the spike.
+  template <bool kTotal>
+  void slopes(int x, const Targets<R> to, R* dw, R* dd, R* total) const {
     alignas(64) R a[kLanes], b[kLanes], q[kLanes];
-    from_quads(quads + x * kSlot, a, b, q);
-    const R *rate = p.rate + block * kLanes, *c = p.c + block * kLanes;
-    const R *f_ = f + x * kLanes, *y_ = y + x * kLanes;
+    from_quads(quads_ + x * kSlot, a, b, q);
+    const R *f = f_ + x * kLanes, *y = y_ + x * kLanes;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
-      const R by_w = slope_of_weight(f_[l], y_[l], a[l], b[l], q[l]);
-      const R by_x = w[l] * slope_of_time(f_[l], y_[l], rate[l], c[l], a[l], b[l], q[l]);
-      dw[l] += by_w, dd[l] += by_x, total[l] += by_x;
+      const R by_x =
+          to.near[l] * slope_of_time(f[l], y[l], to.constant[kRate + l], to.constant[kC + l], a[l], b[l], q[l]);
+      dw[l] += slope_of_weight(f[l], y[l], a[l], b[l], q[l]);
+      dd[l] += by_x;
+      if (kTotal) total[l] += by_x;
     }
   }
-
   // The same for 1/tau_syn at fixed c, and for c.
-  void slopes_of_constants(int x, const Problem<R>& p, const R* w, int64_t block, R* d_rate, R* d_c) const {
+  void slopes_of_constants(int x, const Targets<R> to, R* d_rate, R* d_c) const {
     alignas(64) R a[kLanes], b[kLanes], q[kLanes];
-    from_quads(quads + x * kSlot, a, b, q);
-    const R *c = p.c + block * kLanes, *f_ = f + x * kLanes, *y_ = y + x * kLanes, *h_ = h + x * kLanes;
+    from_quads(quads_ + x * kSlot, a, b, q);
+    const R *f = f_ + x * kLanes, *y = y_ + x * kLanes, *h = h_ + x * kLanes;
+    const R *w = to.near, *c = to.constant + kC;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
-      d_rate[l] -= h_[l] * w[l] * slope_of_weight(f_[l], y_[l], a[l], b[l], q[l]);
-      d_c[l] += w[l] * slope_of_c<false>(f_[l], y_[l], h_[l], c[l], b[l], q[l]);
+      d_rate[l] -= h[l] * w[l] * slope_of_weight(f[l], y[l], a[l], b[l], q[l]);
+      d_c[l] += w[l] * slope_of_c<false>(f[l], y[l], h[l], c[l], b[l], q[l]);
     }
   }
+
+ private:
+  template <int kLeast>
+  static void land(const Targets<R>& to, const Sent<R>& sent, int32_t slots, R dt, int l, R& f, R& y, R& h,
+                   int32_t& place) {
+    R decay = sent.decay, q = sent.q, back = sent.back;
+    if (kMode != Mode::kUniform) {
+      decay = exp_of<kMode == Mode::kNear>(sent.offset * to.constant[kRate + l]);
+      q = q_of<kMode == Mode::kNear>(sent.offset, to.constant[kC + l]);
+      back = 1 / (1 + to.constant[kC + l] * q);
+    }
+    const R first = (to.near[kLanes + l] - q) * back;
+    const bool later = first <= 0 || (kLeast == 1 && to.at[l] < kSlot);
+    y = later ? first * to.constant[kGrow + l] + to.constant[kReach + l] : first;
+    f = later ? decay * to.constant[kAlpha + l] : decay;
+    h = to.far[kLanes + l] - sent.offset + (later ? dt : R(0));
+    place = sent.slot * kSlot + to.at[l] + (later ? kSlot : 0);
+    place = place >= slots * kSlot ? place - slots * kSlot : place;
+  }
+
+  alignas(64) R f_[kBatch * kLanes], y_[kBatch * kLanes], h_[kBatch * kLanes];  // Eq. 30; f without the synapse's part
+  alignas(64) R quads_[kBatch * kSlot];                                         // moments, or their adjoints
+  alignas(64) uint32_t at_[kBatch * kLanes];                                    // where in the block's part of the ring
 };
 
 }  // namespace RANVIER_NS

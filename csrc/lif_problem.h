@@ -15,47 +15,65 @@ namespace RANVIER_NS {
 
 constexpr int64_t kChunk = 64;  // steps between two deliveries of input events
 
+// What a block knows of its neurons: kLanes numbers each, from these places on.
+enum Constant {
+  kRate = 0,            // 1/tau_syn
+  kC = kLanes,          // Eq. 2
+  kAlpha = 2 * kLanes,  // exp(-dt/tau_syn)
+  kBeta = 3 * kLanes,   // exp(-dt/tau_mem)
+  kKappa = 4 * kLanes,  // kappa(dt)
+  kReach = 5 * kLanes,  // q(dt)
+  kGrow = 6 * kLanes,   // exp(c dt)
+  kBackV = 7 * kLanes,  // the flow back by dt: 1/beta, 1/alpha, kappa(-dt)
+  kBackI = 8 * kLanes,
+  kBackVI = 9 * kLanes,
+  kRateMem = 10 * kLanes,  // 1/tau_mem
+  kTheta = 11 * kLanes,    // threshold, infinite for what is no neuron
+  kConstants = 12,
+};
+
 // A weight matrix as (block, source, lane): the synapses of a source in a block are neighbours. With u the time from
 // an arrival at the first instant of a step to the end of the bucket it falls into (arrival.h):
 template <class R>
 struct Synapses {
   int64_t n_sources = 0;
-  R *w, *decay;  // w exp(-u / tau_syn), exp(-u / tau_syn)
-  R *q, *u;      // q(u), u [ms]
-  int32_t* at;   // its quad in the bucket as many slots ahead as the delay has whole steps
+  R* near;      // (block, source, 2, lane): w exp(-u / tau_syn), q(u)
+  R* far;       // (block, source, 2, lane): exp(-u / tau_syn), u [ms]
+  int32_t* at;  // its quad in the bucket as many slots ahead as the delay has whole steps
 
   int64_t place(int64_t block, int64_t source) const { return (block * n_sources + source) * kLanes; }
 
-  // Constants are (padded,). Returns the most whole steps of a delay; what arrives behind the end counts nowhere, so
-  // `n_steps` is the most.
-  int32_t fill(const R* weights, const R* delays, int64_t sources, int64_t n, int64_t n_steps, R dt, const R* rate,
-               const R* c) {
+  // `constants` are those of Problem. Returns the most whole steps of a delay; what arrives behind the end counts
+  // nowhere, so `n_steps` is the most.
+  int32_t fill(const R* weights, const R* delays, int64_t sources, int64_t n, int64_t n_steps, R dt,
+               const R* constants) {
     n_sources = sources;
     const int64_t blocks = (n + kLanes - 1) / kLanes, size = blocks * sources * kLanes;
-    w = numbers_.of(4 * size), decay = w + size, q = decay + size, u = q + size, at = whole_.of(size);
+    near = numbers_.of(4 * size), far = near + 2 * size, at = whole_.of(size);
     int32_t longest = 0;
     for (int64_t b = 0; b < blocks; ++b) {
       const int valid = static_cast<int>(std::min<int64_t>(kLanes, n - b * kLanes));
+      const R* const constant = constants + b * kConstants * kLanes;
       for (int64_t j = 0; j < sources; ++j) {
         alignas(64) R weight[kLanes] = {}, delay[kLanes] = {};
         std::copy(weights + j * n + b * kLanes, weights + j * n + b * kLanes + valid, weight);
         std::copy(delays + j * n + b * kLanes, delays + j * n + b * kLanes + valid, delay);
         alignas(64) int32_t step[kLanes];
         const R beyond = static_cast<R>(n_steps);
-        const int64_t to = place(b, j);
+        R *to_near = near + 2 * place(b, j), *to_far = far + 2 * place(b, j);
         RANVIER_LANES
         for (int l = 0; l < kLanes; ++l) {
           const R steps = std::floor(delay[l] / dt);
           const R kept = steps > 0 ? (steps < beyond ? steps : beyond) : R(0);
           const R left = steps > beyond ? dt : dt - (delay[l] - kept * dt);
-          const R decayed = exp_far(-left * rate[b * kLanes + l]);
+          const R decay = exp_far(-left * constant[kRate + l]);
           step[l] = static_cast<int32_t>(kept);
-          u[to + l] = left, decay[to + l] = decayed, w[to + l] = weight[l] * decayed;
-          q[to + l] = q_of<false>(left, c[b * kLanes + l]);
+          to_near[l] = weight[l] * decay, to_near[kLanes + l] = q_of<false>(left, constant[kC + l]);
+          to_far[l] = decay, to_far[kLanes + l] = left;
         }
         for (int l = 0; l < kLanes; ++l) {
           longest = std::max(longest, step[l]);
-          at[to + l] = step[l] * kSlot + quad_of<R>(l);
+          at[place(b, j) + l] = step[l] * kSlot + quad_of<R>(l);
         }
       }
     }
@@ -83,11 +101,11 @@ struct Problem {
   Mode mode;
   int32_t slots;  // of the ring
   Synapses<R> in, rec;
-  R *rate, *c, *alpha, *beta, *kappa, *reach, *grow;  // (padded,) with reach = q(dt), grow = exp(c dt)
-  R *back_v, *back_i, *back_vi, *rate_mem, *v_th;     // (padded,)
-  std::vector<Membrane<R>> membrane;                  // (N,)
+  R* constants;                       // (block, kConstants, lane)
+  std::vector<Membrane<R>> membrane;  // (N,)
 
   int valid(int64_t block) const { return static_cast<int>(std::min<int64_t>(kLanes, n - block * kLanes)); }
+  const R* of(int64_t block) const { return constants + block * kConstants * kLanes; }
   int64_t ring_size() const { return blocks * slots * kSlot; }
   // A block's part of the ring, and the bucket of neuron k in a slot.
   R* ring_of(R* ring, int64_t block) const { return ring + block * slots * kSlot; }
@@ -99,10 +117,7 @@ struct Problem {
     n_inputs = call.n_inputs, n = call.n, n_steps = call.n_steps, n_events = call.n_events, capacity = call.capacity;
     dt = call.dt, unit = call.unit, recurrent = call.recurrent, single = call.single;
     blocks = (n + kLanes - 1) / kLanes, padded = blocks * kLanes;
-    R** const arrays[] = {&rate, &c,      &alpha,  &beta,    &kappa,    &reach,
-                          &grow, &back_v, &back_i, &back_vi, &rate_mem, &v_th};
-    R* const memory = constants_.of(12 * padded);
-    for (int x = 0; x < 12; ++x) *arrays[x] = memory + x * padded;
+    constants = constants_.of(padded * kConstants);
     membrane.resize(n);
     R largest = 0;
     bool uniform = true;
@@ -110,23 +125,21 @@ struct Problem {
       const int64_t from = set * n + std::min(k, n - 1);
       const Membrane<R> m(call.tau_mem[from], call.tau_syn[from], call.v_th[from]);
       if (k < n) membrane[k] = m;
-      v_th[k] = k < n ? m.v_th : std::numeric_limits<R>::infinity();
-      rate[k] = m.rate_syn, rate_mem[k] = m.rate_mem, c[k] = m.c;
-      alpha[k] = std::exp(-dt / m.tau_syn);
-      beta[k] = std::exp(-dt / m.tau_mem);
-      reach[k] = m.q(dt), grow[k] = 1 + m.c * reach[k];
-      kappa[k] = alpha[k] * reach[k];
-      back_v[k] = 1 / beta[k];
-      back_i[k] = 1 / alpha[k];
-      back_vi[k] = back_i[k] * m.q(-dt);
-      largest = std::max(largest, std::max(rate[k], std::abs(c[k])));
-      uniform = uniform && rate[k] == rate[0] && c[k] == c[0];
+      R* const to = constants + k / kLanes * kConstants * kLanes + k % kLanes;
+      to[kRate] = m.rate_syn, to[kC] = m.c, to[kRateMem] = m.rate_mem;
+      to[kAlpha] = std::exp(-dt / m.tau_syn), to[kBeta] = std::exp(-dt / m.tau_mem);
+      to[kReach] = m.q(dt), to[kGrow] = 1 + m.c * to[kReach];
+      to[kKappa] = to[kAlpha] * to[kReach];
+      to[kBackV] = 1 / to[kBeta], to[kBackI] = 1 / to[kAlpha], to[kBackVI] = to[kBackI] * m.q(-dt);
+      to[kTheta] = k < n ? m.v_th : std::numeric_limits<R>::infinity();
+      largest = std::max(largest, std::max(m.rate_syn, std::abs(m.c)));
+      uniform = uniform && m.rate_syn == constants[kRate] && m.c == constants[kC];
     }
     mode = uniform ? Mode::kUniform : dt * largest <= R(kNearest) ? Mode::kNear : Mode::kFar;
     const int64_t in_at = set * n_inputs * n, rec_at = set * n * n;
-    const int32_t in_most = in.fill(call.w_in + in_at, call.d_in + in_at, n_inputs, n, n_steps, dt, rate, c);
+    const int32_t in_most = in.fill(call.w_in + in_at, call.d_in + in_at, n_inputs, n, n_steps, dt, constants);
     const int32_t rec_most =
-        recurrent ? rec.fill(call.w_rec + rec_at, call.d_rec + rec_at, n, n, n_steps, dt, rate, c) : 0;
+        recurrent ? rec.fill(call.w_rec + rec_at, call.d_rec + rec_at, n, n, n_steps, dt, constants) : 0;
     // an arrival lies at most one step behind the whole steps of its delay
     slots = static_cast<int32_t>(kChunk) + std::max(in_most, rec_most) + 2;
   }

@@ -78,9 +78,8 @@ class Forward {
         for (int x0 = 0; x0 < tile_.count; x0 += kBatch) {
           const int size = std::min(kBatch, tile_.count - x0);
           for (int x = 0; x < size; ++x) {
-            const int64_t at = p_.in.place(b, tile_.source[x0 + x]);
-            batch_.template place<0, false>(x, p_, p_.in, at, b, tile_.sent[x0 + x]);
-            batch_.weigh(x, p_.in.w + at);
+            const Targets<R> to(p_, p_.in, b, tile_.source[x0 + x]);
+            batch_.template send<0>(x, p_, to, tile_.sent[x0 + x]);
           }
           for (int x = 0; x < size; ++x) batch_.scatter(x, p_.valid(b), p_.ring_of(ring_, b));
         }
@@ -94,9 +93,8 @@ class Forward {
     for (int64_t b0 = 0; b0 < p_.blocks; b0 += kBatch) {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
       for (int x = 0; x < size; ++x) {
-        const int64_t at = p_.rec.place(b0 + x, k);
-        batch_.template place<1, false>(x, p_, p_.rec, at, b0 + x, sent);
-        batch_.weigh(x, p_.rec.w + at);
+        const Targets<R> to(p_, p_.rec, b0 + x, k);
+        batch_.template send<1>(x, p_, to, sent);
       }
       for (int x = 0; x < size; ++x) batch_.scatter(x, p_.valid(b0 + x), p_.ring_of(ring_, b0 + x));
     }
@@ -107,8 +105,8 @@ class Forward {
     const int64_t k = block * kLanes;
     alignas(64) R ji[kLanes], jv[kLanes];
     from_quads(p_.ring_of(ring_, block) + slot_ * kSlot, ji, jv);
-    const R *alpha = p_.alpha + k, *beta = p_.beta + k, *kappa = p_.kappa + k, *v_th = p_.v_th + k;
-    const R *back_v = p_.back_v + k, *back_i = p_.back_i + k, *back_vi = p_.back_vi + k, *rate_mem = p_.rate_mem + k;
+    const R *of = p_.of(block), *alpha = of + kAlpha, *beta = of + kBeta, *kappa = of + kKappa, *v_th = of + kTheta;
+    const R *back_v = of + kBackV, *back_i = of + kBackI, *back_vi = of + kBackVI, *rate_mem = of + kRateMem;
     const R *v = old_v_ + k, *i = old_i_ + k;
     R *v_new = v_ + k, *i_new = i_ + k;
     int32_t* look = look_ + k;
@@ -220,7 +218,7 @@ class Backward {
         lam_i_[x.k] += x.d[1];
         for (int q = 0; q < 3; ++q) bucket[q] += x.d[2 + q];
       }
-      if (t % kChunk == 0) inputs(t);
+      if (t % kChunk == 0) s_.dt_event ? inputs<true>(t) : inputs<false>(t);
     }
     if (kParameters) constants();
   }
@@ -272,43 +270,41 @@ class Backward {
     alignas(64) R total[kLanes] = {};
     for (int64_t b0 = 0; b0 < p_.blocks; b0 += kBatch) {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
-      for (int x = 0; x < size; ++x)
-        batch_.template place<1, kParameters>(x, p_, p_.rec, p_.rec.place(b0 + x, k), b0 + x, sent);
+      for (int x = 0; x < size; ++x) batch_.template place<1, kParameters>(x, p_, {p_, p_.rec, b0 + x, k}, sent);
       for (int x = 0; x < size; ++x) batch_.gather(x, p_.ring_of(ring_, b0 + x));
-      for (int x = 0; x < size; ++x)
-        slopes(x, p_.rec, p_.rec.place(b0 + x, k), b0 + x, k, sums_.dw_rec, sums_.dd_rec, total);
+      for (int x = 0; x < size; ++x) slopes<true>(x, p_.rec, b0 + x, k, sums_.dw_rec, sums_.dd_rec, total);
     }
     return sum_of_lanes(total);
   }
 
   // Input events of the steps from `begin` on.
+  template <bool kTimes>
   void inputs(int64_t begin) {
     do {
       tile_.back(p_, s_, e_, begin);
-      std::fill(total_, total_ + tile_.count * kLanes, R(0));
+      if (kTimes) std::fill(total_, total_ + tile_.count * kLanes, R(0));
       for (int64_t b = 0; b < p_.blocks; ++b)
         for (int x0 = 0; x0 < tile_.count; x0 += kBatch) {
           const int size = std::min(kBatch, tile_.count - x0);
           const int32_t* source = tile_.source + x0;
           for (int x = 0; x < size; ++x)
-            batch_.template place<0, kParameters>(x, p_, p_.in, p_.in.place(b, source[x]), b, tile_.sent[x0 + x]);
+            batch_.template place<0, kParameters>(x, p_, {p_, p_.in, b, source[x]}, tile_.sent[x0 + x]);
           for (int x = 0; x < size; ++x) batch_.gather(x, p_.ring_of(ring_, b));
           for (int x = 0; x < size; ++x)
-            slopes(x, p_.in, p_.in.place(b, source[x]), b, source[x], sums_.dw_in, sums_.dd_in,
-                   total_ + (x0 + x) * kLanes);
+            slopes<kTimes>(x, p_.in, b, source[x], sums_.dw_in, sums_.dd_in, total_ + (x0 + x) * kLanes);
         }
-      if (s_.dt_event)
+      if (kTimes)
         for (int x = 0; x < tile_.count; ++x) s_.dt_event[e_ - 1 - x] = sum_of_lanes(total_ + x * kLanes);
       e_ -= tile_.count;
     } while (tile_.count == kTile);
   }
 
-  void slopes(int x, const Synapses<R>& synapses, int64_t synapse, int64_t block, int64_t source, R* dw, R* dd,
-              R* total) {
-    const int64_t to = source * p_.padded + block * kLanes;
-    batch_.slopes(x, p_, synapses.w + synapse, block, dw + to, dd + to, total);
-    if (kParameters)
-      batch_.slopes_of_constants(x, p_, synapses.w + synapse, block, rate_ + block * kLanes, c_ + block * kLanes);
+  template <bool kTotal>
+  void slopes(int x, const Synapses<R>& synapses, int64_t block, int64_t source, R* dw, R* dd, R* total) {
+    const int64_t at = source * p_.padded + block * kLanes;
+    const Targets<R> to(p_, synapses, block, source);
+    batch_.template slopes<kTotal>(x, to, dw + at, dd + at, total);
+    if (kParameters) batch_.slopes_of_constants(x, to, rate_ + block * kLanes, c_ + block * kLanes);
   }
 
   // (v, i) at the start of step t: the free end of the step before, less its resets.
@@ -346,8 +342,7 @@ class Backward {
       }
       count = ended;
     }
-    const R *alpha = p_.alpha + k0, *beta = p_.beta + k0, *kappa = p_.kappa + k0;
-    const R* v_th = p_.v_th + k0;
+    const R *of = p_.of(block), *alpha = of + kAlpha, *beta = of + kBeta, *kappa = of + kKappa, *v_th = of + kTheta;
     R *lam_v = lam_v_ + k0, *lam_i = lam_i_ + k0;
     const R unit = p_.dt / p_.unit;
     RANVIER_LANES
@@ -381,9 +376,10 @@ class Backward {
     const R dt = p_.dt;
     for (int64_t k = 0; k < p_.n; ++k) {
       const Membrane<R>& m = p_.membrane[k];
-      const R rate = rate_[k] - dt * (p_.alpha[k] * by_alpha_[k] + p_.kappa[k] * by_kappa_[k]);
-      const R c = c_[k] + p_.alpha[k] * m.q_slope(dt) * by_kappa_[k];
-      sums_.d_tau_mem[k] += (c + dt * p_.beta[k] * by_beta_[k]) * m.rate_mem * m.rate_mem;
+      const R* of = p_.of(k / kLanes) + k % kLanes;
+      const R rate = rate_[k] - dt * (of[kAlpha] * by_alpha_[k] + of[kKappa] * by_kappa_[k]);
+      const R c = c_[k] + of[kAlpha] * m.q_slope(dt) * by_kappa_[k];
+      sums_.d_tau_mem[k] += (c + dt * of[kBeta] * by_beta_[k]) * m.rate_mem * m.rate_mem;
       sums_.d_tau_syn[k] -= (c + rate) * m.rate_syn * m.rate_syn;
     }
   }
@@ -443,7 +439,7 @@ void finish(const Problem<R>& p, const Sums<R>& sums) {
   const auto scale = [&p](const Synapses<R>& synapses, R* dw) {
     for (int64_t b = 0; b < p.blocks; ++b)
       for (int64_t j = 0; j < synapses.n_sources; ++j) {
-        const R* decay = synapses.decay + synapses.place(b, j);
+        const R* decay = synapses.far + 2 * synapses.place(b, j);
         R* to = dw + j * p.padded + b * kLanes;
         RANVIER_LANES
         for (int l = 0; l < kLanes; ++l) to[l] *= decay[l];
