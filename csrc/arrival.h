@@ -12,6 +12,7 @@
 #include "host_device.h"
 
 namespace ranvier {
+inline namespace RANVIER_TARGET {
 
 constexpr double kNearest = 0.5;
 
@@ -199,4 +200,5 @@ RANVIER_HD R slope_of_c(R f, R y, R h, R c, R lb, R lc) {
   return f * (lb + 2 * y * lc) * q_slope_c<kNear>(h, c);
 }
 
+}  // namespace RANVIER_TARGET
 }  // namespace ranvier

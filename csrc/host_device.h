@@ -10,11 +10,24 @@
 #endif
 #if defined(__CUDA_ARCH__)
 #define RANVIER_UNROLL _Pragma("unroll")
+#define RANVIER_ROLLED _Pragma("unroll 1")  // keeps rare code small: the instruction cache counts
 #else
 #define RANVIER_UNROLL
+#define RANVIER_ROLLED
+#endif
+
+// What is compiled for several instruction sets must have a name of its own in each: the linker keeps one function of a
+// name, and the fastest machine's code would run on all.
+#define RANVIER_JOIN_(a, b) a##b
+#define RANVIER_JOIN(a, b) RANVIER_JOIN_(a, b)
+#if defined(RANVIER_NS)
+#define RANVIER_TARGET RANVIER_JOIN(for_, RANVIER_NS)
+#else
+#define RANVIER_TARGET for_any
 #endif
 
 namespace ranvier {
+inline namespace RANVIER_TARGET {
 
 template <class R>
 RANVIER_HD R min_(R a, R b) {
@@ -27,4 +40,5 @@ RANVIER_HD R max_(R a, R b) {
 RANVIER_HD float epsilon(float) { return 1.1920929e-7f; }
 RANVIER_HD double epsilon(double) { return 2.220446049250313e-16; }
 
+}  // namespace RANVIER_TARGET
 }  // namespace ranvier

@@ -21,6 +21,7 @@ template <class R>
 cudaError_t lif_backward(const Call<R>& call, void* scratch, cudaStream_t stream);
 
 // Neurons that one block can hold.
-constexpr int64_t kMostNeurons = 2048;
+template <class R>
+int64_t lif_most_neurons();
 
 }  // namespace ranvier

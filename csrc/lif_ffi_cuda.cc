@@ -10,9 +10,9 @@ namespace {
 template <class R>
 ffi::Error launch(const Call<R>& c, ffi::ScratchAllocator& memory, cudaStream_t stream, size_t (*size)(const Call<R>&),
                   cudaError_t (*work)(const Call<R>&, void*, cudaStream_t)) {
-  if (c.n > kMostNeurons)
+  if (c.n > lif_most_neurons<R>())
     return ffi::Error::InvalidArgument("simulate: got " + std::to_string(c.n) + " neurons on a GPU; the kernels take " +
-                                       std::to_string(kMostNeurons) + "; use backend='reference'");
+                                       std::to_string(lif_most_neurons<R>()) + "; use backend='reference'");
   const size_t bytes = size(c);
   const auto scratch = memory.Allocate(bytes, 16);
   if (!scratch.has_value())

@@ -8,6 +8,7 @@
 #include "host_device.h"
 
 namespace ranvier {
+inline namespace RANVIER_TARGET {
 
 constexpr int kSpikesPerStep = 4;
 constexpr int kIterations = 10;
@@ -86,6 +87,29 @@ struct HasParameters<Dual<R, 8>> {
   static constexpr bool value = true;
 };
 
+// A quotient that only steers a search or corrects a small error.
+RANVIER_HD float quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+RANVIER_HD double quotient(double a, double b) { return a / b; }
+// exp(x) for the moderate x of a step.
+RANVIER_HD float exp_(float x) {
+#if defined(__CUDA_ARCH__)
+  return __expf(x);
+#else
+  return std::exp(x);
+#endif
+}
+RANVIER_HD double exp_(double x) { return std::exp(x); }
+template <class R, int K>
+RANVIER_HD Dual<R, K> quotient(const Dual<R, K>& a, const Dual<R, K>& b) {
+  return a / b;
+}
+
 // phi(x) = (exp(x) - 1) / x to rounding; the series covers what steps need.
 RANVIER_HD float phi(float x) {
   if (std::fabs(x) < 0.5f) {
@@ -98,7 +122,11 @@ RANVIER_HD float phi(float x) {
     p = p * x + 0.5f;
     return p * x + 1.f;
   }
+#if defined(__CUDA_ARCH__)
+  return __fdividef(__expf(x) - 1, x);  // no cancellation that far out, and no branch: both sides are short
+#else
   return std::expm1(x) / x;
+#endif
 }
 RANVIER_HD double phi(double x) {
   if (std::fabs(x) < 0.5) {
@@ -150,9 +178,9 @@ struct Membrane {
   // exp(-h / tau_syn), exp(-h / tau_mem) and q(h) (Eq. 2).
   RANVIER_HD void decays(R h, R& syn, R& mem, R& y) const {
     const R x = c * h;
-    syn = std::exp(-h * rate_syn);
+    syn = exp_(-h * rate_syn);
     y = h * phi(x);
-    mem = std::fabs(x) < R(0.5) ? syn * (1 + c * y) : std::exp(-h * rate_mem);
+    mem = std::fabs(x) < R(0.5) ? syn * (1 + c * y) : exp_(-h * rate_mem);
   }
   // d q(h) / d c
   RANVIER_HD R q_slope(R h) const { return h * h * slope_of_phi(c * h); }
@@ -193,7 +221,7 @@ struct Membrane {
     return out;
   }
   // The h with q(h) = y.
-  RANVIER_HD R time_of_q(R y) const { return c == 0 ? y : std::log1p(c * y) / c; }
+  RANVIER_HD R time_of_q(R y) const { return c == 0 ? y : quotient(std::log1p(c * y), c); }
   template <int K>
   RANVIER_HD Dual<R, K> time_of_q(const Dual<R, K>& y) const {
     const R h = time_of_q(y.x), rate = 1 / (1 + c * y.x);
@@ -202,8 +230,8 @@ struct Membrane {
     return out;
   }
   // exp(h / tau_syn) and exp(h / tau_mem)
-  RANVIER_HD R grow_syn(R h) const { return std::exp(h * rate_syn); }
-  RANVIER_HD R grow_mem(R h) const { return std::exp(h * rate_mem); }
+  RANVIER_HD R grow_syn(R h) const { return exp_(h * rate_syn); }
+  RANVIER_HD R grow_mem(R h) const { return exp_(h * rate_mem); }
   template <int K>
   RANVIER_HD Dual<R, K> grow_syn(const Dual<R, K>& h) const {
     const R y = grow_syn(h.x);
@@ -231,7 +259,7 @@ struct Membrane {
     h = length;
     height = v_end;
     if (rises > 0 && slope(v_end, i_end) < 0) {
-      R y = tau_mem * rises / (i + c * v);
+      R y = quotient(tau_mem * rises, i + c * v);
       if (!(c * y > -1)) y = 0;
       h = min_(max_(time_of_q(y), R(0)), length);
       R unused;
@@ -266,7 +294,7 @@ RANVIER_HD Kicks<S> stand_in(const S& ji, const S& jv, const S& jq, const Membra
   const S longest = m.q(step);
   const R rounding = 64 * epsilon(R(0));
   const bool some = value(ji) != 0;
-  const S mean = some ? jv / ji : S(R(0));
+  const S mean = some ? quotient(jv, ji) : S(R(0));
   const bool inside =
       some && value(mean) >= -rounding * value(longest) && value(mean) <= (1 + rounding) * value(longest);
   if (!inside) {
@@ -275,7 +303,7 @@ RANVIER_HD Kicks<S> stand_in(const S& ji, const S& jv, const S& jq, const Membra
     const S end = step - m.time_of_q(S(R(0.5)) * longest);
     return {end, end, S(R(0)), S(R(0))};
   }
-  const S square = jq / ji;
+  const S square = quotient(jq, ji);
   const S variance = square - mean * mean;
   S spread(R(0));
   if (value(variance) > rounding * std::fabs(value(square))) {
@@ -293,9 +321,11 @@ template <class R>
 RANVIER_HD R newton(R t, R v, R i, R high, const Membrane<R>& m) {
   R low = 0, v_x, i_x;
   high -= t;
-  const R still = 2 * epsilon(R(0)) * high;
+  // Newton's steps square the error: behind one of this size there is none left that a number could hold
+  const R small = std::sqrt(epsilon(R(0))) * high;
   m.flow(v, i, high, v_x, i_x);
   R x = min_(max_(high * (m.v_th - v) / (v_x > v ? v_x - v : R(1)), R(0)), high);
+  RANVIER_ROLLED
   for (int k = 0; k < kIterations; ++k) {
     m.flow(v, i, x, v_x, i_x);
     if (v_x >= m.v_th)
@@ -303,10 +333,10 @@ RANVIER_HD R newton(R t, R v, R i, R high, const Membrane<R>& m) {
     else
       low = x;
     const R slope = m.slope(v_x, i_x);
-    const R step = x - (v_x - m.v_th) / (slope > 0 ? slope : R(1));
+    const R step = x - quotient(v_x - m.v_th, slope > 0 ? slope : R(1));
     const R before = x;
     x = slope > 0 && step >= low && step <= high ? step : R(0.5) * (low + high);
-    if (std::fabs(x - before) <= still) break;
+    if (x == step && std::fabs(x - before) <= small) break;
   }
   return t + x;
 }
@@ -329,6 +359,7 @@ RANVIER_HD bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_en
   R high = 0;
   bool fired = false;
   int piece = 0;
+  RANVIER_ROLLED
   for (;; ++piece) {
     S end = piece == 2 ? S(dt) : t;
     if (piece == 0 && at.first) end = kicks.x1;
@@ -372,19 +403,17 @@ RANVIER_HD bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_en
   return true;
 }
 
-// All spikes of a step: their number, times `g`; `v_end` with resets; `still` if more than kSpikesPerStep.
+// All spikes of a step that starts from (v, i) and ends at (v_end, i_end) without resets: their number and times `g`;
+// `v_end` then with resets; `still` if there are more than kSpikesPerStep.
 template <class S, class R>
-RANVIER_HD int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
-                              bool single, S* g, S& v_end, bool& still) {
-  Progress<S> at{S(R(0)), v, i, S(R(0)), true, true};
-  S i_end;
-  m.flow(v, i, S(dt), at.v_end, i_end);
-  at.v_end = at.v_end + jv;
-  i_end = i_end + ji;
+RANVIER_HD int spikes_between(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const S& i_end,
+                              const Membrane<R>& m, R dt, bool single, S* g, S& v_end, bool& still) {
+  Progress<S> at{S(R(0)), v, i, v_end, true, true};
   const Kicks<S> kicks = stand_in(ji, jv, jq, m, dt, at);
   int n = 0;
   still = false;
   const int most = single ? 1 : kSpikesPerStep;
+  RANVIER_ROLLED
   while (n < most && next_spike(at, kicks, i_end, m, dt, g[n])) {
     ++n;
     if (!(value(at.v_end) >= m.v_th)) break;
@@ -392,6 +421,17 @@ RANVIER_HD int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, 
   }
   v_end = at.v_end;
   return n;
+}
+
+// The same from the state at the start and the bucket alone.
+template <class S, class R>
+RANVIER_HD int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
+                              bool single, S* g, S& v_end, bool& still) {
+  S i_end;
+  m.flow(v, i, S(dt), v_end, i_end);
+  v_end = v_end + jv;
+  i_end = i_end + ji;
+  return spikes_between(v, i, ji, jv, jq, i_end, m, dt, single, g, v_end, still);
 }
 
 // Derivatives of the times of the first `n` spikes of a step that starts from state[5] = v, i, JI, JV, JQ: row k of
@@ -405,6 +445,19 @@ RANVIER_HD void spike_jacobian(const R* state, const Membrane<R>& m, R dt, bool 
   spikes_of_step(x[0], x[1], x[2], x[3], x[4], m, dt, single, g, v_end, still);
   for (int k = 0; k < n; ++k)
     for (int q = 0; q < K; ++q) out[k * K + q] = g[k].d[q];
+}
+
+// A cheap bound on `may_fire`, from the ends (v_free, i_free) of the flow without the step's arrivals and (v_back,
+// i_back) of the flow back from its end: false where that is false for sure. A flow that rises at one end of the step
+// and falls at the other stays below its start plus its first slope times dt.
+template <class R>
+RANVIER_HD bool worth_a_look(R v, R i, R v_end, R i_end, R v_free, R i_free, R v_back, R i_back, R rate_mem, R dt,
+                             R v_th) {
+  const R rise = i - v * rate_mem, rise_back = i_back - v_back * rate_mem;
+  const R bend = rise > 0 && i_free - v_free * rate_mem < 0 ? v + rise * dt : v_free;
+  const R bend_back = rise_back > 0 ? v_back + rise_back * dt : v_back;
+  const bool falls = i_end - v_end * rate_mem < 0;
+  return v_end >= v_th || v >= v_th || bend >= v_th || (falls && bend_back >= v_th);
 }
 
 // Whether the step needs a look (Eq. 12); as ranvier.crossing.may_fire.
@@ -425,4 +478,5 @@ RANVIER_HD bool may_fire(R v, R i, R v_end, R i_end, const Membrane<R>& m, R dt)
   return height >= m.v_th;
 }
 
+}  // namespace RANVIER_TARGET
 }  // namespace ranvier
