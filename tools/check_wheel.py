@@ -19,7 +19,7 @@ def problems(wheel, libraries, manylinux):
     needed = {path.as_posix() for path in files if path.parts[1] != "lib"}
     needed |= {f"ranvier/lib/libranvier_{name}.so" for name in libraries}
     found = {name for name in there if ".dist-info/" not in name and not name.endswith("/")}
-    tag = (r"py3-none-manylinux_\S+" if manylinux else r"py3-none-linux_\w+") if libraries else "py3-none-any"
+    tag = (r"py3-none-manylinux\S+" if manylinux else r"py3-none-linux_\w+") if libraries else "py3-none-any"
     return [
         *(f"{name} is missing" for name in sorted(needed - found)),
         *(f"{name} does not belong there" for name in sorted(found - needed)),
