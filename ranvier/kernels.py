@@ -184,7 +184,7 @@ def _on_this_machine(library: KernelStatus) -> KernelStatus:
 
 def _text(function) -> str:
     function.restype = ctypes.c_char_p
-    return function().decode()
+    return function().decode().strip()
 
 
 def _dotted(api: tuple[int, int]) -> str:
