@@ -36,7 +36,7 @@ class Forward {
     R** const arrays[] = {&v_, &i_, &old_v_, &old_i_};
     R* const memory = scratch.state.of(4 * p.padded);
     for (int x = 0; x < 4; ++x) *arrays[x] = memory + x * p.padded;
-    look_ = scratch.look.of(p.padded);
+    look_ = scratch.look.of(p.padded + p.blocks), looks_ = look_ + p.padded;
   }
 
   void run() {
@@ -52,12 +52,12 @@ class Forward {
       if (t % kChunk == 0) inputs(t + kChunk);
       std::swap(v_, old_v_);
       std::swap(i_, old_i_);
-      looks_.clear();
+      n_looks_ = 0;
       for (int64_t b = 0; b < p_.blocks; ++b)
-        if (step(b)) looks_.push_back(b);
+        if (step(b)) looks_[n_looks_++] = static_cast<int32_t>(b);
       if (s_.v_free) std::copy(v_, v_ + n, s_.v_free + t * n);
       if (s_.i_free) std::copy(i_, i_ + n, s_.i_free + t * n);
-      for (const int64_t b : looks_) look(t, b);
+      for (int32_t x = 0; x < n_looks_; ++x) look(t, looks_[x]);
       for (int64_t b = 0; b < p_.blocks; ++b) {
         R* bucket = p_.ring_of(ring_, b) + slot_ * kSlot;
         std::fill(bucket, bucket + kSlot, R(0));
@@ -176,10 +176,9 @@ class Forward {
   const Sample<R>& s_;
   R* ring_;
   R *v_, *i_, *old_v_, *old_i_;  // (padded,) behind the step and before it
-  int32_t* look_;                // (padded,)
-  std::vector<int64_t> looks_;   // blocks with such neurons
+  int32_t *look_, *looks_;       // (padded,) neurons worth a look; (blocks,) blocks that have one
   int64_t e_ = 0, last_ = 0;
-  int32_t slot_ = 0, recorded_ = 0, lost_ = 0;
+  int32_t slot_ = 0, n_looks_ = 0, recorded_ = 0, lost_ = 0;
   Tile<R> tile_;
   Batch<kMode, R> batch_;
 };
