@@ -21,6 +21,7 @@ constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr int kGatherWarps = 8;                 // warps of a block that share the samples of a source
 constexpr int kBatch = 8;                       // events whose synapses are fetched together
+constexpr int kQuiet = 4;                       // steps without a spike that are walked together, backward
 constexpr int kVoltages = 8;                    // steps whose voltages are fetched early, backward
 constexpr int kDeliver = 2;                     // sources whose synapses are fetched together
 constexpr int kGather = 4;                      // events whose adjoints are fetched together
@@ -388,10 +389,17 @@ struct Scatter {
   template <bool kNear>
   __device__ void take(const Staged<R>* staged, int32_t count) {
     const R dt = c.dt;
+    Synapse<R> next[kBatch];
+    auto order = [&](int32_t q) {
+      RANVIER_UNROLL
+      for (int u = 0; u < kBatch; ++u) next[u] = load(synapses + max(staged[q + u].channel, 0) * int64_t(n));
+    };
+    order(0);
     for (int32_t q = 0; q < count; q += kBatch) {
       Synapse<R> synapse[kBatch];
       RANVIER_UNROLL
-      for (int u = 0; u < kBatch; ++u) synapse[u] = load(synapses + max(staged[q + u].channel, 0) * int64_t(n));
+      for (int u = 0; u < kBatch; ++u) synapse[u] = next[u];
+      if (q + kBatch < count) order(q + kBatch);
       // what arrives, all at once; then into the ring, one after another
       R ja[kBatch], jb[kBatch], jc[kBatch];
       int32_t when[kBatch];
@@ -421,7 +429,7 @@ struct Scatter {
 template <class R, int kLanes>
 __global__ void __launch_bounds__(kWarp) scatter(Work<R> w, int32_t k) {
   extern __shared__ char shared[];
-  __shared__ Staged<R> staged[kWarp];
+  __shared__ Staged<R> staged[kStage];
   const Call<R>& c = w.c;
   const int32_t lane = threadIdx.x, n = static_cast<int32_t>(c.n);
   const int64_t s = blockIdx.x, j = blockIdx.y * int64_t(kLanes) + lane, set = s / c.per_set;
@@ -449,12 +457,13 @@ __global__ void __launch_bounds__(kWarp) scatter(Work<R> w, int32_t k) {
     }
   }
   const bool near = near_for_all(m, c.dt);
-  for (int32_t first = begin; first < end; first += kWarp) {
+  for (int32_t first = begin; first < end; first += kStage) {
     __syncwarp();
-    staged[lane] = stage(c, s, first + lane, end);
+    RANVIER_UNROLL
+    for (int32_t q = lane; q < kStage; q += kWarp) staged[q] = stage(c, s, first + q, end);
     __syncwarp();
     if (!mine) continue;
-    const int32_t count = min(kWarp, end - first);
+    const int32_t count = min(kStage, end - first);
     if (near)
       to.template take<true>(staged, count);
     else
@@ -824,6 +833,37 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
   for (int32_t a = 0; a < kVoltages; ++a) order(t1 - 1 - a);
 
   for (int32_t t = t1 - 1; t >= t0; --t) {
+    if constexpr (!kParameters) {
+      // steps without a spike, several at a time: the free flow alone, and no thread waits for another
+      while (!c.trace && t - step >= kQuiet && t - kQuiet >= t0 - 1) {
+        arrived<kVoltages - kQuiet>();
+        R surrogates[kQuiet][kPer];
+        RANVIER_UNROLL
+        for (int a = 0; a < kQuiet; ++a) {
+          RANVIER_UNROLL
+          for (int u = 0; u < kPer; ++u) {
+            const R over = std::fabs(waiting(t - a, u) - m[u].v_th) + 1;
+            const bool silent = c.single && first[u] >= 0 && first[u] < t - a;
+            surrogates[a][u] = silent ? R(0) : quotient(ct_count[u], over * over);
+          }
+        }
+        RANVIER_UNROLL
+        for (int a = 0; a < kQuiet; ++a) {
+          order(t - a - kVoltages);
+          RANVIER_UNROLL
+          for (int u = 0; u < kPer; ++u) {
+            const R lam = lam_v[u] + surrogates[a][u];
+            if (tid + u * threads < n)
+              adjoint[int64_t(slot) * n + tid + u * threads] = Four<R>{lam_i[u], lam, R(0), R(0)};
+            lam_i[u] = alpha[u] * lam_i[u] + kappa[u] * lam;
+            lam_v[u] = beta[u] * lam;
+          }
+          slot = slot == 0 ? circle - 1 : slot - 1;
+        }
+        t -= kQuiet;
+      }
+      if (t < t0) break;
+    }
     R v_free[kPer], change[kPer][5], resets[kPer];
     arrived<kVoltages - 1>();
     RANVIER_UNROLL
@@ -1074,7 +1114,7 @@ __device__ __forceinline__ void gather_source(const Work<R>& w, int32_t k, int64
 }
 
 template <class R, bool kParameters>
-__global__ void __launch_bounds__(kWarp* kGatherWarps) gather(Work<R> w, int32_t k) {
+__global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 ? 5 : 3) gather(Work<R> w, int32_t k) {
   __shared__ R parts[kGatherWarps][kParameters ? 4 : 2][kWarp];
   const int64_t x = blockIdx.x, neurons = w.c.recurrent ? w.c.n : 0, lane = threadIdx.x % kWarp;
   const int64_t j = blockIdx.y * int64_t(kWarp) + lane;

@@ -364,8 +364,8 @@ RANVIER_HD bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_en
     S end = piece == 2 ? S(dt) : t;
     if (piece == 0 && at.first) end = kicks.x1;
     if (piece == 1 && at.second) end = kicks.x2;
-    S v_next, i_next;
-    m.flow(v, i, end - t, v_next, i_next);
+    S v_next = at.v_end, i_next = i_end;
+    if (piece < 2) m.flow(v, i, end - t, v_next, i_next);
     const bool over = value(v) >= m.v_th;
     R h, height = value(v_next);
     h = max_(value(end) - value(t), R(0));
