@@ -410,8 +410,10 @@ struct Scatter {
         const bool one = x >= dt, two = x >= 2 * dt;
         R decay, reach;
         arrive_as<kNear>(m, (two ? 3 * dt : one ? 2 * dt : dt) - x, decay, reach);
-        when[u] = min(synapse[u].step + one + two, slots - 1);
-        ja[u] = synapse[u].weight * decay, jb[u] = ja[u] * reach, jc[u] = jb[u] * reach;
+        when[u] = synapse[u].step + one + two;
+        const bool reached = when[u] < slots;  // else behind the end of the run
+        when[u] = reached ? when[u] : 0;
+        ja[u] = reached ? synapse[u].weight * decay : R(0), jb[u] = ja[u] * reach, jc[u] = jb[u] * reach;
       }
       RANVIER_UNROLL
       for (int u = 0; u < kBatch; ++u) {
@@ -503,8 +505,7 @@ __global__ void __launch_bounds__(kStage) scatter_far(Work<R> w, int32_t k) {
       int32_t ahead;
       R h, decay, reach;
       land(x.offset, synapse.step, synapse.offset, c.dt, 0, ahead, h);
-      ahead = min(ahead, w.slots - 1);
-      if (x.step + ahead >= last) continue;
+      if (ahead >= w.slots || x.step + ahead >= last) continue;
       int32_t slot = base + x.step + ahead;
       if (slot >= w.circle) slot -= w.circle;
       arrive(m, h, decay, reach);
@@ -690,8 +691,7 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
                 int32_t ahead;
                 R h, decay, y;
                 land(g_here[source * kSpikesPerStep + f], x.step, x.offset, dt, 1, ahead, h);
-                ahead = min(ahead, most);
-                if (t + ahead >= last) continue;
+                if (ahead > most || t + ahead >= last) continue;
                 arrive_either(near, m[u], h, decay, y);
                 const R ja = x.weight * decay, jb = ja * y, jc = jb * y;
                 if (ahead <= kAhead && t + ahead < t1) {  // on its way here already
@@ -917,11 +917,10 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
               const int32_t at_record = low + min(f + q, together - 1) - window;
               int32_t ahead;
               land(spike_g[at_record], x[q].step, x[q].offset, dt, 1, ahead, h[q]);
-              ahead = min(ahead, most);
               int32_t there = slot + ahead;
               if (there >= circle) there -= circle;
               l[q] = Four<R>{0, 0, 0, 0};
-              if (t + ahead < last && f + q < together) l[q] = adjoint[int64_t(there) * n + j];
+              if (ahead <= most && t + ahead < last && f + q < together) l[q] = adjoint[int64_t(there) * n + j];
             }
             RANVIER_UNROLL
             for (int q = 0; q < kDeliver; ++q) {
@@ -1070,11 +1069,11 @@ __device__ __forceinline__ void gather_source(const Work<R>& w, int32_t k, int64
           const int32_t sent = __shfl_sync(kAll, x.step, e + u), sample = __shfl_sync(kAll, s, e + u);
           int32_t ahead;
           land(offset, own.step, own.offset, c.dt, kSpikes ? 1 : 0, ahead, h[u]);
-          const int32_t bucket = sent + min(ahead, most);
+          const int32_t bucket = sent + ahead;
           int32_t slot = base + bucket;
           if (slot >= circle) slot -= circle;
           l[u] = Four<R>{0, 0, 0, 0};
-          if (bucket < last) l[u] = adjoint[(sample * int64_t(circle) + slot) * n];
+          if (ahead <= most && bucket < last) l[u] = adjoint[(sample * int64_t(circle) + slot) * n];
         }
         RANVIER_UNROLL
         for (int u = 0; u < kGather; ++u) {
@@ -1155,8 +1154,7 @@ __global__ void event_times(Work<R> w, int32_t k) {
       R h, decay, y;
       const Synapse<R> x = load(w.in + synapse);
       land(offset, x.step, x.offset, c.dt, 0, ahead, h);
-      ahead = min(ahead, w.slots - 1);
-      if (step + ahead >= last) continue;
+      if (ahead >= w.slots || step + ahead >= last) continue;
       int32_t slot = base + step + ahead;
       if (slot >= w.circle) slot -= w.circle;
       const Four<R> l = w.buckets[(s * w.circle + slot) * n + j];
