@@ -2,19 +2,14 @@
 //
 // A thread owns a neuron of a sample, and with it one column of every array over time, so sums have one order and
 // nothing needs a lock: results are the same bits every time. Time is cut into chunks of at most `chunk` steps, so that
-// the buckets (forward) and their adjoints (backward) take a bounded piece of memory, a circle of `circle` steps: two
-// chunks and the longest delay.
+// the buckets (forward) and their adjoints (backward) take a bounded piece of memory, a circle of `circle` = chunk +
+// longest delay steps.
 //
 // forward    pack synapses; for each chunk: `scatter` the input events of the chunk into the buckets, then walk its
-//            `steps`, one block a sample; recurrent spikes go into buckets of their own
+//            `steps`, one block a sample, where recurrent spikes go into the same buckets
 // backward   `jacobian` of every recorded spike (no step waits for another); for each chunk from the last: walk back
 //            its `adjoint_steps`, which leave the adjoints of the buckets, then `gather` them: one warp a (source,
 //            32 targets) and its share of the samples, summed in registers
-//
-// A walk is a chain of short waits that leaves the GPU mostly idle, so the scatter of the next chunk, or the gather of
-// the last one, runs beside it on a second stream.
-#include <mutex>
-
 #include "arrival.h"
 #include "lif_cuda.h"
 #include "lif_step.h"
@@ -33,8 +28,6 @@ constexpr int kGather = 4;                      // events whose adjoints are fet
 constexpr int kWindow = 128;                    // spike records kept in shared memory, backward
 constexpr int kStage = 128;                     // events staged in shared memory at a time
 constexpr int kTogether = 8;                    // spikes of a step whose sums are formed at a time, backward
-constexpr int kFarthest = 8;                    // steps whose buckets are fetched early, at most
-constexpr int kChunks = 6;                      // chunks of a run, at least, so that kernels overlap
 constexpr size_t kShared = size_t(200) << 10;   // bytes of shared memory that a block may have
 constexpr size_t kBuckets = size_t(160) << 20;  // bytes aimed at for the circle of buckets
 
@@ -65,10 +58,9 @@ struct Share {
 template <class R>
 struct Work {
   Call<R> c;
-  int32_t chunk, circle, n_chunks, slots, ring;
+  int32_t chunk, circle, n_chunks, slots;
   Synapse<R>*in, *rec;  // (P, M, N), (P, N, N)
-  Four<R>* buckets;     // (S, circle, N) of the input arrivals; backward: adjoints of all buckets
-  Four<R>* arrivals;    // (S, ring, N) buckets of the recurrent arrivals
+  Four<R>* buckets;     // (S, circle, N)
   R* current;           // (S, N) i between chunks; backward: adjoint of i
   R* lam;               // (S, N) adjoint of v between chunks
   int32_t* bad;         // (S,) events that cannot be used
@@ -102,15 +94,17 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   // half of what the voltages take, where that is more
   const int64_t voltages = c.n_samples * c.n * c.n_steps * int64_t(sizeof(R)) / 2;
   const int64_t bytes = voltages > int64_t(kBuckets) ? voltages : int64_t(kBuckets);
-  // two chunks and what the last one reaches: one is walked while the other is filled, or read (see `lif_forward`)
-  int64_t chunk = (bytes / (row > 0 ? row : 1) - slots) / 2;
-  if (chunk > (c.n_steps + kChunks - 1) / kChunks) chunk = (c.n_steps + kChunks - 1) / kChunks;
+  int64_t chunk = bytes / (row > 0 ? row : 1) - slots;
   const int64_t least = slots > 64 ? slots : 64;
   if (chunk < least) chunk = least;
-  if (chunk > c.n_steps) chunk = c.n_steps;
-  w.chunk = static_cast<int32_t>(chunk);
-  w.circle = static_cast<int32_t>(2 * chunk + slots < c.n_steps ? 2 * chunk + slots : c.n_steps);
-  w.ring = static_cast<int32_t>(slots) + kFarthest;
+  if (chunk + slots >= c.n_steps) {
+    w.chunk = static_cast<int32_t>(c.n_steps);
+    w.circle = static_cast<int32_t>(c.n_steps);
+  } else {
+    const int64_t n = (c.n_steps + chunk - 1) / chunk;
+    w.chunk = static_cast<int32_t>((c.n_steps + n - 1) / n);
+    w.circle = static_cast<int32_t>(w.chunk + slots);
+  }
   w.slots = static_cast<int32_t>(slots);
   w.n_chunks = static_cast<int32_t>((c.n_steps + w.chunk - 1) / w.chunk);
   Layout<R> layout{static_cast<char*>(scratch)};
@@ -118,7 +112,6 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   const size_t rec = c.recurrent ? p * n * n : 0, chunks = w.n_chunks;
   layout.take(w.in, in), layout.take(w.rec, rec);
   layout.take(w.buckets, s * w.circle * n);
-  if (!backward && c.recurrent) layout.take(w.arrivals, s * w.ring * n);
   layout.take(w.current, s * n);
   layout.take(w.bad, s);
   layout.take(w.segment, s * (chunks + 1));
@@ -417,8 +410,10 @@ struct Scatter {
         const bool one = x >= dt, two = x >= 2 * dt;
         R decay, reach;
         arrive_as<kNear>(m, (two ? 3 * dt : one ? 2 * dt : dt) - x, decay, reach);
-        when[u] = min(synapse[u].step + one + two, slots - 1);
-        ja[u] = synapse[u].weight * decay, jb[u] = ja[u] * reach, jc[u] = jb[u] * reach;
+        when[u] = synapse[u].step + one + two;
+        const bool reached = when[u] < slots;  // else behind the end of the run
+        when[u] = reached ? when[u] : 0;
+        ja[u] = reached ? synapse[u].weight * decay : R(0), jb[u] = ja[u] * reach, jc[u] = jb[u] * reach;
       }
       RANVIER_UNROLL
       for (int u = 0; u < kBatch; ++u) {
@@ -510,8 +505,7 @@ __global__ void __launch_bounds__(kStage) scatter_far(Work<R> w, int32_t k) {
       int32_t ahead;
       R h, decay, reach;
       land(x.offset, synapse.step, synapse.offset, c.dt, 0, ahead, h);
-      ahead = min(ahead, w.slots - 1);
-      if (x.step + ahead >= last) continue;
+      if (ahead >= w.slots || x.step + ahead >= last) continue;
       int32_t slot = base + x.step + ahead;
       if (slot >= w.circle) slot -= w.circle;
       arrive(m, h, decay, reach);
@@ -533,10 +527,8 @@ __global__ void clear(Work<R> w, int32_t from, int32_t to) {
 }
 
 // Steps whose buckets are fetched early, as shared memory allows.
-template <class R, int kThreads>
-constexpr int kAheadOf = kThreads > 512   ? 2
-                         : sizeof(R) == 4 ? kFarthest
-                                          : kFarthest / 2;
+template <int kThreads>
+constexpr int kAheadOf = kThreads <= 512 ? 8 : 2;
 
 // Out of line: few steps get here, and its registers would slow the others.
 template <class R>
@@ -551,13 +543,13 @@ __device__ __noinline__ int fire(R v, R i, R v_free, R i_free, Four<R> j, const 
 template <class R, int kPer, int kThreads>
 __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
   extern __shared__ char shared[];
-  constexpr int kAhead = kAheadOf<R, kThreads>;
+  constexpr int kAhead = kAheadOf<kThreads>;
   const Call<R>& c = w.c;
   const int32_t n = static_cast<int32_t>(c.n), tid = threadIdx.x, threads = blockDim.x;
   const int32_t warps = threads / kWarp, words = warps * kPer;
   // two of each: one barrier a step, since a step writes what the step before the last one read
-  Four<R>* fetched = reinterpret_cast<Four<R>*>(shared);                                  // (2, kAhead, kPer, threads)
-  R* all_g = reinterpret_cast<R*>(fetched + 2 * kAhead * kPer * threads);                 // (2, N, 4)
+  Four<R>* fetched = reinterpret_cast<Four<R>*>(shared);                                  // (kAhead, kPer, threads)
+  R* all_g = reinterpret_cast<R*>(fetched + kAhead * kPer * threads);                     // (2, N, 4)
   uint32_t* masks = reinterpret_cast<uint32_t*>(all_g + size_t(2) * n * kSpikesPerStep);  // (2, words)
   uint8_t* fired = reinterpret_cast<uint8_t*>(masks + 2 * words);                         // (2, N)
   const int64_t s = blockIdx.x, set = s / c.per_set, at = s * n;
@@ -589,25 +581,17 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
     offset[u] = k && mine ? c.first_offset[at + q] : R(0);
     first[u] = k && mine ? c.first_step[at + q] : -1;
   }
-  Four<R>* arrivals = w.arrivals + s * int64_t(w.ring) * n;
-  int32_t turn = t0 % w.ring;
-  auto turn_of = [&](int32_t ahead) { return turn + ahead >= w.ring ? turn + ahead - w.ring : turn + ahead; };
-  // the buckets of step t of this thread's neuron u, of the inputs (0) and of the spikes (1), where they wait
-  auto waiting = [&](int32_t t, int u, int which) -> Four<R>& {
-    return fetched[((which * kAhead + t % kAhead) * kPer + u) * threads + tid];
-  };
-  auto order = [&](int32_t t, int32_t ahead) {
+  // the bucket of step t of this thread's neuron u, where it waits in shared memory
+  auto waiting = [&](int32_t t, int u) -> Four<R>& { return fetched[((t % kAhead) * kPer + u) * threads + tid]; };
+  auto order = [&](int32_t t, int32_t from) {
     RANVIER_UNROLL
     for (int u = 0; u < kPer; ++u) {
       const int32_t j = tid + u * threads;
-      if (j < n && t < t1) {
-        copy(&waiting(t, u, 0), buckets + slot_of(ahead) * int64_t(n) + j);
-        if (c.recurrent) copy(&waiting(t, u, 1), arrivals + turn_of(ahead) * int64_t(n) + j);
-      }
+      if (j < n && t < t1) copy(&waiting(t, u), buckets + int64_t(from) * n + j);
     }
     close_group();
   };
-  for (int32_t a = 0; a < kAhead; ++a) order(t0 + a, a);
+  for (int32_t a = 0; a < kAhead; ++a) order(t0 + a, slot_of(a));
   bool near = true;
   RANVIER_UNROLL
   for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt);
@@ -628,15 +612,8 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
     int some = 0;
     arrived<kAhead - 1>();
     RANVIER_UNROLL
-    for (int u = 0; u < kPer; ++u) {
-      bucket[u] = waiting(t, u, 0);
-      if (c.recurrent) {
-        const Four<R> x = waiting(t, u, 1);
-        bucket[u].a += x.a, bucket[u].b += x.b, bucket[u].c += x.c;
-        if (tid + u * threads < n) arrivals[turn * int64_t(n) + tid + u * threads] = Four<R>{0, 0, 0, 0};
-      }
-    }
-    order(t + kAhead, kAhead);
+    for (int u = 0; u < kPer; ++u) bucket[u] = waiting(t, u);
+    order(t + kAhead, slot_of(kAhead));
     RANVIER_UNROLL
     for (int u = 0; u < kPer; ++u) {
       const int32_t j = tid + u * threads;
@@ -714,16 +691,15 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
                 int32_t ahead;
                 R h, decay, y;
                 land(g_here[source * kSpikesPerStep + f], x.step, x.offset, dt, 1, ahead, h);
-                ahead = min(ahead, most);
-                if (t + ahead >= last) continue;
+                if (ahead > most || t + ahead >= last) continue;
                 arrive_either(near, m[u], h, decay, y);
                 const R ja = x.weight * decay, jb = ja * y, jc = jb * y;
                 if (ahead <= kAhead && t + ahead < t1) {  // on its way here already
                   arrived<0>();
-                  Four<R>& there = waiting(t + ahead, u, 1);
+                  Four<R>& there = waiting(t + ahead, u);
                   there.a += ja, there.b += jb, there.c += jc;
                 } else {
-                  add(arrivals + turn_of(ahead) * int64_t(n) + j, ja, jb, jc);
+                  add(buckets + slot_of(ahead) * int64_t(n) + j, ja, jb, jc);
                 }
               }
             }
@@ -751,7 +727,7 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
         }
       }
     }
-    slot = slot_of(1), turn = turn_of(1);
+    slot = slot_of(1);
     v_free += n, i_free += n, v_trace += n;
   }
   RANVIER_UNROLL
@@ -941,11 +917,10 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
               const int32_t at_record = low + min(f + q, together - 1) - window;
               int32_t ahead;
               land(spike_g[at_record], x[q].step, x[q].offset, dt, 1, ahead, h[q]);
-              ahead = min(ahead, most);
               int32_t there = slot + ahead;
               if (there >= circle) there -= circle;
               l[q] = Four<R>{0, 0, 0, 0};
-              if (t + ahead < last && f + q < together) l[q] = adjoint[int64_t(there) * n + j];
+              if (ahead <= most && t + ahead < last && f + q < together) l[q] = adjoint[int64_t(there) * n + j];
             }
             RANVIER_UNROLL
             for (int q = 0; q < kDeliver; ++q) {
@@ -1094,11 +1069,11 @@ __device__ __forceinline__ void gather_source(const Work<R>& w, int32_t k, int64
           const int32_t sent = __shfl_sync(kAll, x.step, e + u), sample = __shfl_sync(kAll, s, e + u);
           int32_t ahead;
           land(offset, own.step, own.offset, c.dt, kSpikes ? 1 : 0, ahead, h[u]);
-          const int32_t bucket = sent + min(ahead, most);
+          const int32_t bucket = sent + ahead;
           int32_t slot = base + bucket;
           if (slot >= circle) slot -= circle;
           l[u] = Four<R>{0, 0, 0, 0};
-          if (bucket < last) l[u] = adjoint[(sample * int64_t(circle) + slot) * n];
+          if (ahead <= most && bucket < last) l[u] = adjoint[(sample * int64_t(circle) + slot) * n];
         }
         RANVIER_UNROLL
         for (int u = 0; u < kGather; ++u) {
@@ -1179,8 +1154,7 @@ __global__ void event_times(Work<R> w, int32_t k) {
       R h, decay, y;
       const Synapse<R> x = load(w.in + synapse);
       land(offset, x.step, x.offset, c.dt, 0, ahead, h);
-      ahead = min(ahead, w.slots - 1);
-      if (step + ahead >= last) continue;
+      if (ahead >= w.slots || step + ahead >= last) continue;
       int32_t slot = base + step + ahead;
       if (slot >= w.circle) slot -= w.circle;
       const Four<R> l = w.buckets[(s * w.circle + slot) * n + j];
@@ -1250,14 +1224,14 @@ unsigned threads_for(int64_t n, int per) { return blocks(blocks(n, per), kWarp) 
 
 template <class R>
 size_t bytes_of_steps(int64_t n, int per, unsigned threads, int ahead) {
-  return size_t(2) * ahead * per * threads * sizeof(Four<R>) + size_t(2) * n * kSpikesPerStep * sizeof(R) +
+  return size_t(ahead) * per * threads * sizeof(Four<R>) + size_t(2) * n * kSpikesPerStep * sizeof(R) +
          size_t(2) * per * (threads / kWarp) * sizeof(uint32_t) + size_t(2) * n;
 }
 
 template <class R, int kPer, int kThreads>
 void launch_steps(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const unsigned threads = threads_for(w.c.n, kPer);
-  const size_t bytes = bytes_of_steps<R>(w.c.n, kPer, threads, kAheadOf<R, kThreads>);
+  const size_t bytes = bytes_of_steps<R>(w.c.n, kPer, threads, kAheadOf<kThreads>);
   l.check(allow_shared(steps<R, kPer, kThreads>, bytes));
   steps<R, kPer, kThreads><<<static_cast<unsigned>(w.c.n_samples), threads, bytes, stream>>>(w, k);
   l.check();
@@ -1295,12 +1269,14 @@ void launch_scatter(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& 
 }
 
 template <class R>
-void launch_walk(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
-  if (w.c.n <= 128)
+void launch_forward_chunk(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+  const Call<R>& c = w.c;
+  launch_scatter(w, k, stream, l);
+  if (c.n <= 128)
     launch_steps<R, 1, 128>(w, k, stream, l);
-  else if (w.c.n <= 512)
+  else if (c.n <= 512)
     launch_steps<R, 1, 512>(w, k, stream, l);
-  else if (w.c.n <= 1024)
+  else if (c.n <= 1024)
     launch_steps<R, 1, 1024>(w, k, stream, l);
   else
     launch_steps<R, 2, 1024>(w, k, stream, l);
@@ -1315,20 +1291,16 @@ void launch_sort(const Work<R>& w, int64_t sources, cudaStream_t stream, Launche
 }
 
 template <class R, bool kParameters>
-void launch_walk_back(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
-  if (w.c.n <= 128)
+void launch_backward_chunk(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+  const Call<R>& c = w.c;
+  if (c.n <= 128)
     launch_adjoint<R, 1, 128, kParameters>(w, k, stream, l);
-  else if (w.c.n <= 512)
+  else if (c.n <= 512)
     launch_adjoint<R, 1, 512, kParameters>(w, k, stream, l);
-  else if (w.c.n <= 1024)
+  else if (c.n <= 1024)
     launch_adjoint<R, 1, 1024, kParameters>(w, k, stream, l);
   else
     launch_adjoint<R, 2, 1024, kParameters>(w, k, stream, l);
-}
-
-template <class R, bool kParameters>
-void launch_gather(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
-  const Call<R>& c = w.c;
   const unsigned tiles = blocks(c.n, kWarp), sets = static_cast<unsigned>(c.n_sets);
   const unsigned sources = static_cast<unsigned>(c.n_inputs + (c.recurrent ? c.n : 0));
   if (sources) gather<R, kParameters><<<dim3(sources, tiles, sets), kWarp * kGatherWarps, 0, stream>>>(w, k), l.check();
@@ -1336,74 +1308,6 @@ void launch_gather(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l
     const dim3 grid(static_cast<unsigned>(c.n_samples), blocks(c.n_events, 64));
     event_times<<<grid, 256, 0, stream>>>(w, k), l.check();
   }
-}
-
-// A stream beside XLA's, one for each device, kept: the walks wait for memory and barriers, the kernels before and
-// after them fill the rest of the GPU.
-cudaStream_t stream_beside(Launches& l) {
-  constexpr int kDevices = 64;
-  static std::mutex mutex;
-  static cudaStream_t streams[kDevices];
-  int device = 0;
-  l.check(cudaGetDevice(&device));
-  std::lock_guard<std::mutex> lock(mutex);
-  cudaStream_t& stream = streams[device % kDevices];
-  if (!stream) l.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  return stream;
-}
-
-// What is put on `then` from now on waits for all that is on `first` now. The host waits for nothing.
-struct Mark {
-  cudaEvent_t event{};
-  explicit Mark(Launches& l) { l.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming)); }
-  ~Mark() { cudaEventDestroy(event); }
-  Mark(const Mark&) = delete;
-};
-void after(cudaStream_t first, cudaStream_t then, Launches& l) {
-  Mark e(l);
-  l.check(cudaEventRecord(e.event, first));
-  l.check(cudaStreamWaitEvent(then, e.event, 0));
-}
-
-// While chunk k is walked on XLA's stream, the other one scatters the inputs of chunk k + 1. Three chunks would meet in
-// the circle: the buckets of chunk k + 1 take the place of those of k - 1.
-template <class R>
-void forward_chunks(const Work<R>& w, cudaStream_t stream, Launches& l) {
-  const cudaStream_t beside = stream_beside(l);
-  after(stream, beside, l);
-  launch_scatter(w, 0, beside, l);
-  for (int32_t k = 0; k < w.n_chunks; ++k) {
-    after(beside, stream, l);
-    if (k + 1 < w.n_chunks) {
-      after(stream, beside, l);
-      launch_scatter(w, k + 1, beside, l);
-    }
-    launch_walk(w, k, stream, l);
-  }
-}
-
-// The same backward: while chunk k - 1 is walked, the derivatives of chunk k are gathered, and k - 1 takes the place of
-// k + 1.
-template <class R, bool kParameters>
-void backward_chunks(const Work<R>& w, cudaStream_t stream, Launches& l) {
-  const Call<R>& c = w.c;
-  const cudaStream_t beside = stream_beside(l);
-  after(stream, beside, l);
-  if (c.n_inputs) launch_sort<R, false>(w, c.n_inputs, beside, l);
-  if (c.recurrent) launch_sort<R, true>(w, c.n, beside, l);
-  const dim3 grid(blocks(c.capacity, 64), static_cast<unsigned>(c.n_samples));
-  if (c.capacity) jacobian<R, kParameters ? 8 : 5><<<grid, 64, 0, stream>>>(w), l.check();
-  Mark even(l), odd(l);
-  for (int32_t k = w.n_chunks - 1; k >= 0; --k) {
-    const cudaEvent_t gathered = k % 2 ? odd.event : even.event;
-    if (k + 2 < w.n_chunks) l.check(cudaStreamWaitEvent(stream, gathered, 0));
-    launch_walk_back<R, kParameters>(w, k, stream, l);
-    after(stream, beside, l);
-    launch_gather<R, kParameters>(w, k, beside, l);
-    l.check(cudaEventRecord(gathered, beside));
-  }
-  after(beside, stream, l);
-  if (c.parameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check();
 }
 
 }  // namespace
@@ -1432,11 +1336,7 @@ cudaError_t lif_forward(const Call<R>& c, void* scratch, cudaStream_t stream) {
   Work<R> w{};
   arrange(c, scratch, false, w);
   prepare(w, stream, l);
-  if (c.recurrent) {
-    const size_t bytes = size_t(c.n_samples) * w.ring * c.n * sizeof(Four<R>);
-    l.check(cudaMemsetAsync(w.arrivals, 0, bytes, stream));
-  }
-  forward_chunks(w, stream, l);
+  for (int32_t k = 0; k < w.n_chunks; ++k) launch_forward_chunk(w, k, stream, l);
   return l.error;
 }
 
@@ -1447,12 +1347,21 @@ cudaError_t lif_backward(const Call<R>& c, void* scratch, cudaStream_t stream) {
   Work<R> w{};
   arrange(c, scratch, true, w);
   prepare(w, stream, l);
-  find_spike_segments<<<static_cast<unsigned>(c.n_samples), 32, 0, stream>>>(w), l.check();
+  const unsigned samples = static_cast<unsigned>(c.n_samples), chunks = static_cast<unsigned>(w.n_chunks);
+  find_spike_segments<<<samples, 32, 0, stream>>>(w), l.check();
+  if (c.n_inputs) launch_sort<R, false>(w, c.n_inputs, stream, l);
+  if (c.recurrent) launch_sort<R, true>(w, c.n, stream, l);
   if (c.times) l.check(cudaMemsetAsync(c.dt_event, 0, c.n_samples * c.n_events * sizeof(R), stream));
-  if (c.parameters)
-    backward_chunks<R, true>(w, stream, l);
-  else
-    backward_chunks<R, false>(w, stream, l);
+  const dim3 grid(blocks(c.capacity, 64), samples);
+  if (c.capacity && c.parameters) jacobian<R, 8><<<grid, 64, 0, stream>>>(w), l.check();
+  if (c.capacity && !c.parameters) jacobian<R, 5><<<grid, 64, 0, stream>>>(w), l.check();
+  for (int32_t k = w.n_chunks - 1; k >= 0; --k) {
+    if (c.parameters)
+      launch_backward_chunk<R, true>(w, k, stream, l);
+    else
+      launch_backward_chunk<R, false>(w, k, stream, l);
+  }
+  if (c.parameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check();
   return l.error;
 }
 
