@@ -1,5 +1,6 @@
 """The compiled backend: which kernel computes a layer, if any does."""
 
+import jax
 import jax.numpy as jnp
 
 from ranvier import kernels, native_grid, native_lif
@@ -10,6 +11,8 @@ _SIMULATORS = {
     ("grid", LIF): ("grid", native_grid),
     ("grid", AdEx): ("grid", native_grid),
 }
+# Neurons that one block of a GPU can hold, by the bytes of a number (csrc/lif_cuda.cu, csrc/grid_cuda.cu).
+_MOST_ON_GPU = {"lif": {4: 2048, 8: 1024}, "grid": {4: 8192, 8: 8192}}
 
 
 def refusal(layer, scheme):
@@ -20,6 +23,9 @@ def refusal(layer, scheme):
     if (dtype := jnp.result_type(layer.w_in)) not in (jnp.float32, jnp.float64):
         return f"the compiled kernels compute in float32 and float64, and w_in is {dtype}"
     name, _ = _SIMULATORS[scheme, neuron]
+    most, n = _MOST_ON_GPU[name][dtype.itemsize], layer.w_in.shape[1]
+    if jax.default_backend() in ("gpu", "cuda") and n > most:
+        return f"the compiled kernels hold {most} neurons of {dtype} on a GPU, and the layer has {n}"
     return kernels.available(f"{name}_forward") or kernels.available(f"{name}_backward")
 
 

@@ -387,3 +387,14 @@ def test_same_bits_whatever_the_threads():
 
 def test_shard_map_over_the_batch():
     assert in_a_new_process(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2") == "2 devices\n"
+
+
+def test_more_neurons_than_a_gpu_holds(monkeypatch):
+    layer = Layer(jnp.zeros((1, 2049)))
+    assert native.refusal(layer, "continuous") is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(kernels, "available", lambda name: None)
+    assert native.refusal(layer, "grid") is None
+    assert native.refusal(layer, "continuous") == (
+        "the compiled kernels hold 2048 neurons of float32 on a GPU, and the layer has 2049"
+    )
