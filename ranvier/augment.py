@@ -1,13 +1,17 @@
 """Training samples made a little different at each epoch, on the device; nothing here touches validation or test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from ranvier.config import Config
+from ranvier.data.dataset import Dataset
 from ranvier.data.recordings import Recordings
 from ranvier.events import Events
+
+# Voices differ in pitch and pace; neighbouring channels are neighbouring frequencies only where the data say so.
+SPEECH_SHIFT, SPEECH_STRETCH = 40, 0.1
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,11 @@ class Augmentation:
 
     @classmethod
     def of(cls, config: Config) -> "Augmentation":
-        """That of the options of a run."""
+        """That of the options of a run; an option that is None is off, see `settled`."""
         return cls(
-            config.augment_shift,
+            config.augment_shift or 0,
             config.augment_jitter,
-            config.augment_stretch,
+            config.augment_stretch or 0.0,
             config.augment_drop,
             config.augment_blend,
         )
@@ -49,6 +53,17 @@ class Augmentation:
     def off(self) -> bool:
         """Whether samples stay as they are."""
         return self == Augmentation()
+
+
+def settled(config: Config, dataset: Dataset) -> Config:
+    """The options of a run with what they leave open about augmentation taken from its training samples."""
+    speech = dataset.name == "speech"
+    shift, stretch = config.augment_shift, config.augment_stretch
+    return replace(
+        config,
+        augment_shift=SPEECH_SHIFT * speech if shift is None else shift,
+        augment_stretch=SPEECH_STRETCH * speech if stretch is None else stretch,
+    )
 
 
 def augmented_batch(key: jax.Array, recordings: Recordings, indices: jax.Array, how: Augmentation) -> Events:

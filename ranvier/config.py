@@ -105,7 +105,7 @@ class Config:
     """Time scheme: real-valued spike times and delays, or both rounded to whole steps."""
     backend: Literal["auto", "reference", "native"] = "auto"
     """What computes the simulation: JAX (reference) or compiled kernels (native); auto: compiled where they can."""
-    dt: float = 0.5
+    dt: float = 1.0
     """Time step [ms]."""
     duration: float | None = None
     """Simulated time of a sample [ms]; None: from the data."""
@@ -115,17 +115,17 @@ class Config:
     """Floating-point type of the whole run."""
 
     # training
-    epochs: int = 30
+    epochs: int = 60
     """Passes over the training samples [count]."""
     batch_size: int = 16
     """Samples an update [count]."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Peak learning rate of Adam [1]."""
     delay_lr_scale: float = 30.0
     """Updates of delays and positions are this many times larger [1]; 0: they stay."""
     warmup: int = 50
     """Updates over which the learning rate rises from zero [count]."""
-    decay_steps: int = 750
+    decay_steps: int = 1500
     """Update at which the cosine decay of the learning rate ends [count]."""
     decay_to: float = 0.1
     """Fraction of the learning rate that is left at the end of the decay, in [0, 1]."""
@@ -133,9 +133,9 @@ class Config:
     """Weight decay [1]."""
     clip: float = 2.0
     """Adaptive gradient clipping: largest ratio of gradient to parameter norm [1]; 0: off."""
-    target_rate_hz: float = 10.0
+    target_rate_hz: float = 15.0
     """Firing rate at which the rate penalty is zero [Hz]."""
-    rate_weight: float = 1.0
+    rate_weight: float = 50.0
     """Weight of the rate penalty in the loss [1]; 0: off."""
     population_rate: bool = False
     """Compare the mean rate of the population with the target, not the rate of each neuron."""
@@ -149,12 +149,14 @@ class Config:
     """Seed of every random number of the run; a file is divided in the same way for all seeds."""
 
     # augmentation of the training samples
-    augment_shift: int = 0
-    """Move each training sample by a random number of channels, at most this many either way [count]; 0: off."""
+    augment_shift: int | None = None
+    """Move each training sample by a random number of channels, at most this many either way [count]; 0: off; None: 40
+    for the data set speech, else off."""
     augment_jitter: float = 0.0
     """Move each training event by a normal number of channels with this standard deviation [count]; 0: off."""
-    augment_stretch: float = 0.0
-    """Multiply the times of each training sample by a random factor, at most this far from 1 [1]; 0: off."""
+    augment_stretch: float | None = None
+    """Multiply the times of each training sample by a random factor, at most this far from 1 [1]; 0: off; None: 0.1 for
+    the data set speech, else off."""
     augment_drop: float = 0.0
     """Probability that a training event is left out, in [0, 1) [1]; 0: off."""
     augment_blend: float = 0.0

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ranvier.augment import Augmentation, augmented_batch
+from ranvier.augment import Augmentation, augmented_batch, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import Recordings, to_device
@@ -412,6 +412,7 @@ class _Training:
                 f"fit: got precision {config.precision} and jax_enable_x64 {enabled}; needs it for float64 and only "
                 "then; call jax.config.update('jax_enable_x64', ...) first"
             )
+        config = settled(config, splits.train)
         self.config, self.splits, self.folder, self.reporter = config, splits, folder, reporter
         self.state: TrainState = init_state(config, splits.train.n_channels, splits.train.n_classes)
         for dataset in (splits.train, splits.validation, splits.test):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ranvier import train
-from ranvier.augment import Augmentation, augmented_batch, blended_row
+from ranvier.augment import Augmentation, augmented_batch, blended_row, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import to_device
@@ -163,6 +163,17 @@ def test_a_blend_is_of_two_samples_of_one_class():
 def test_options_of_a_run():
     config = Config(augment_shift=3, augment_jitter=1.0, augment_stretch=0.1, augment_drop=0.2, augment_blend=0.3)
     assert Augmentation.of(config) == Augmentation(3, 1.0, 0.1, 0.2, 0.3)
+
+
+def test_what_options_leave_open_depends_on_the_data(data):
+    speech = replace(data, name="speech")
+    assert Augmentation.of(settled(Config(), speech)) == Augmentation(shift=40, stretch=0.1)
+    assert Augmentation.of(settled(Config(augment_shift=0), speech)) == Augmentation(stretch=0.1)
+    assert Augmentation.of(settled(Config(augment_shift=0, augment_stretch=0.0), speech)).off
+    # Channels of other data may be in any order, and their times mean something, whatever `config.data` says.
+    assert Augmentation.of(settled(Config(), data)).off and Augmentation.of(Config()).off
+    asked = Config(augment_shift=3, augment_stretch=0.2)
+    assert settled(asked, data) == settled(asked, speech) == asked
 
 
 @pytest.mark.parametrize("row", [1, 2, 40, 15360])
