@@ -24,46 +24,72 @@ namespace RANVIER_NS {
 constexpr int kTile = 256;  // input events that go through all blocks together
 constexpr int kBatch = 8;   // blocks of arrivals between two phases
 
-// A spike: the slot of its step, its offset in it, and in uniform mode exp(o / tau_syn), q(o), exp(-c o).
+// A spike: the slot of its step, its offset in it, and for uniform mode exp(o / tau_syn), q(o), exp(-c o).
 template <class R>
 struct Sent {
   int32_t slot;
   R offset, decay, q, back;
-  Sent() = default;
-  Sent(const Problem<R>& p, int32_t slot, R offset) : slot(slot), offset(offset) {
-    decay = exp_far(offset * p.constants[kRate]);
-    q = q_of<false>(offset, p.constants[kC]);
-    back = 1 / (1 + p.constants[kC] * q);
+
+  static void form(R rate, R c, R offset, R& decay, R& q, R& back) {
+    decay = exp_far(offset * rate);
+    q = q_of<false>(offset, c);
+    back = 1 / (1 + c * q);
+  }
+  static Sent of(const Problem<R>& p, int32_t slot, R offset) {
+    Sent s{slot, offset, 0, 0, 0};
+    form(p.constants[kRate], p.constants[kC], offset, s.decay, s.q, s.back);
+    return s;
   }
 };
 
 // Input events that go through all blocks together; what they share is formed once.
 template <class R>
-struct Tile {
+class Tile {
+ public:
   int count;
   int32_t source[kTile];
-  Sent<R> sent[kTile];
+
+  Sent<R> operator[](int x) const { return {slot_[x], offset_[x], decay_[x], q_[x], back_[x]}; }
 
   // Events of steps before `end`, from event e on.
   void ahead(const Problem<R>& p, const Sample<R>& s, int64_t e, int64_t last, int64_t end) {
-    for (count = 0; e < last && count < kTile; ++e, ++count)
-      if (take(p, s, e) >= end) break;
+    split(p, s, e, static_cast<int>(std::min<int64_t>(kTile, last - e)));
+    int kept = 0;
+    while (kept < count && step_[kept] < end) ++kept;
+    keep(p, s, e, 0, kept);
   }
-  // Events of steps from `begin` on, from event e - 1 down.
+  // Events of steps from `begin` on, up to event e - 1.
   void back(const Problem<R>& p, const Sample<R>& s, int64_t e, int64_t begin) {
-    for (count = 0; e > 0 && count < kTile; --e, ++count)
-      if (take(p, s, e - 1) < begin) break;
+    const int64_t first = std::max<int64_t>(0, e - kTile);
+    split(p, s, first, static_cast<int>(e - first));
+    int left = count;
+    while (left > 0 && step_[left - 1] >= begin) --left;
+    keep(p, s, first + left, left, count - left);
   }
 
  private:
-  int32_t take(const Problem<R>& p, const Sample<R>& s, int64_t e) {
-    int32_t step;
-    R offset;
-    split_time(s.time[e], p.dt, step, offset);
-    sent[count] = Sent<R>(p, step % p.slots, offset);
-    source[count] = s.channel[e];
-    return step;
+  void split(const Problem<R>& p, const Sample<R>& s, int64_t e, int size) {
+    const R* time = s.time + e;
+    const R dt = p.dt;
+    count = size;
+    RANVIER_LANES
+    for (int x = 0; x < size; ++x) split_time(time[x], dt, step_[x], offset_[x]);
   }
+  // Keeps `size` events, those from number `from` of the tile and `e` of the sample on.
+  void keep(const Problem<R>& p, const Sample<R>& s, int64_t e, int from, int size) {
+    count = size;
+    for (int x = 0; x < size; ++x) {
+      slot_[x] = step_[from + x] % p.slots;
+      offset_[x] = offset_[from + x];
+      source[x] = s.channel[e + x];
+    }
+    const R rate = p.constants[kRate], c = p.constants[kC];
+    RANVIER_LANES
+    for (int x = 0; x < size; ++x) Sent<R>::form(rate, c, offset_[x], decay_[x], q_[x], back_[x]);
+  }
+
+  int32_t step_[kTile], slot_[kTile];
+  R offset_[kTile], decay_[kTile], q_[kTile], back_[kTile];
 };
 
 // The synapses of a source in a block, and what the block knows of its neurons.

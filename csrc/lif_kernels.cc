@@ -7,6 +7,10 @@
 // Memory that a call needs for itself is kept for the next one: mapping it anew costs more than computing in it.
 #include "lif_kernels.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <memory>
 #include <mutex>
 
@@ -88,8 +92,22 @@ Sample<R> sample(const Call<R>& c, int64_t b) {
   return s;
 }
 
+// What backward reads of every step is XLA's memory, new at every call: the system hands it out faster in large pages.
+template <class R>
+void expect_all_of(R* array, int64_t size) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(array) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(array + size) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may be refused
+#else
+  (void)array, (void)size;
+#endif
+}
+
 template <class R>
 void forward_call(const Call<R>& c, const Loop& loop) {
+  if (c.keep) expect_all_of(c.v_free, c.n_samples * c.n_steps * c.n);
   Lease<R> lease;
   const auto& problems = prepare(c, loop, *lease.operator->());
   loop(c.n_samples, [&](int64_t b) {

@@ -79,7 +79,7 @@ class Forward {
           const int size = std::min(kBatch, tile_.count - x0);
           for (int x = 0; x < size; ++x) {
             const Targets<R> to(p_, p_.in, b, tile_.source[x0 + x]);
-            batch_.template send<0>(x, p_, to, tile_.sent[x0 + x]);
+            batch_.template send<0>(x, p_, to, tile_[x0 + x]);
           }
           for (int x = 0; x < size; ++x) batch_.scatter(x, p_.valid(b), p_.ring_of(ring_, b));
         }
@@ -89,7 +89,7 @@ class Forward {
 
   // A spike of neuron k in the step that is being computed.
   void spike(int64_t k, R g) {
-    const Sent<R> sent(p_, slot_, g);
+    const auto sent = Sent<R>::of(p_, slot_, g);
     for (int64_t b0 = 0; b0 < p_.blocks; b0 += kBatch) {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
       for (int x = 0; x < size; ++x) {
@@ -118,14 +118,7 @@ class Forward {
       const R v_end = v_free + jv[l], i_end = i_free + ji[l];
       v_new[l] = v_end, i_new[l] = i_end;
       const R v_back = v_end * back_v[l] + i_end * back_vi[l], i_back = i_end * back_i[l];
-      // A bound on what `may_fire` computes: a flow that rises at one end of the step and falls at the other stays
-      // below its start plus its first slope times dt.
-      const R rise = i[l] - v[l] * rate_mem[l], rise_back = i_back - v_back * rate_mem[l];
-      const bool bends = (rise > 0) & (i_free - v_free * rate_mem[l] < 0);
-      const R ahead = bends ? v[l] + rise * dt : v_free;
-      const R behind = rise_back > 0 ? v_back + rise_back * dt : v_back;
-      const bool falls = i_end - v_end * rate_mem[l] < 0;
-      look[l] = (v_end >= v_th[l]) | (v[l] >= v_th[l]) | (ahead >= v_th[l]) | (falls & (behind >= v_th[l]));
+      look[l] = worth_a_look(v[l], i[l], v_end, i_end, v_free, i_free, v_back, i_back, rate_mem[l], dt, v_th[l]);
       any |= look[l];
     }
     return any != 0;
@@ -139,10 +132,10 @@ class Forward {
       if (!may_fire(old_v_[k], old_i_[k], v_[k], i_[k], m, p_.dt)) continue;
       const R* bucket = p_.bucket(ring_, slot_, k);
       const R from[5] = {old_v_[k], old_i_[k], bucket[0], bucket[1], bucket[2]};
-      R g[kSpikesPerStep], v_end;
+      R g[kSpikesPerStep], v_end = v_[k];
       bool still;
       const int fired =
-          spikes_of_step(from[0], from[1], from[2], from[3], from[4], m, p_.dt, p_.single, g, v_end, still);
+          spikes_between(from[0], from[1], from[2], from[3], from[4], i_[k], m, p_.dt, p_.single, g, v_end, still);
       if (!fired) continue;
       R decayed = 0;
       for (int f = 0; f < fired; ++f) {
@@ -265,7 +258,7 @@ class Backward {
 
   // What a spike of neuron k sent; returns dL/dt of it.
   R spike(int64_t k, R g) {
-    const Sent<R> sent(p_, slot_, g);
+    const auto sent = Sent<R>::of(p_, slot_, g);
     alignas(64) R total[kLanes] = {};
     for (int64_t b0 = 0; b0 < p_.blocks; b0 += kBatch) {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
@@ -287,13 +280,13 @@ class Backward {
           const int size = std::min(kBatch, tile_.count - x0);
           const int32_t* source = tile_.source + x0;
           for (int x = 0; x < size; ++x)
-            batch_.template place<0, kParameters>(x, p_, {p_, p_.in, b, source[x]}, tile_.sent[x0 + x]);
+            batch_.template place<0, kParameters>(x, p_, {p_, p_.in, b, source[x]}, tile_[x0 + x]);
           for (int x = 0; x < size; ++x) batch_.gather(x, p_.ring_of(ring_, b));
           for (int x = 0; x < size; ++x)
             slopes<kTimes>(x, p_.in, b, source[x], sums_.dw_in, sums_.dd_in, total_ + (x0 + x) * kLanes);
         }
       if (kTimes)
-        for (int x = 0; x < tile_.count; ++x) s_.dt_event[e_ - 1 - x] = sum_of_lanes(total_ + x * kLanes);
+        for (int x = 0; x < tile_.count; ++x) s_.dt_event[e_ - tile_.count + x] = sum_of_lanes(total_ + x * kLanes);
       e_ -= tile_.count;
     } while (tile_.count == kTile);
   }
