@@ -94,6 +94,14 @@ def room():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """Nearly all of the time here goes into compiling programs that then run for milliseconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, splits):
     """One uninterrupted run."""
