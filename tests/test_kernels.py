@@ -16,6 +16,7 @@ import jax
 import pytest
 
 from ranvier import kernels
+from ranvier.cli import main
 from ranvier.errors import RanvierError
 
 ROOT = Path(__file__).parent.parent
@@ -259,6 +260,22 @@ def test_required_where_jax_computes(folder, libraries, monkeypatch):
     computes_on(monkeypatch, "gpu")
     with pytest.raises(RanvierError, match="libranvier_cuda.so"):
         kernels.available("lif_forward")
+
+
+@pytest.mark.parametrize(
+    ("driver", "line"),
+    [
+        ("13000", "JAX does not see the GPU: install ranvier[cuda], and leave JAX_PLATFORMS unset"),
+        ("12040", "the NVIDIA driver is for CUDA 12.4, older than the CUDA 13.0 of this library; update the driver"),
+    ],
+)
+def test_info_says_why_the_gpu_computes_nothing(built, monkeypatch, capsys, driver, line):
+    monkeypatch.setenv("TEST_DRIVER", driver)
+    computes_on(monkeypatch, "cpu")
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(text.endswith(line) for text in lines) == 1
+    assert f"kernels   cpu   {built['cpu']}" in lines
 
 
 @pytest.mark.parametrize(("runtime", "count"), [((0, 3), {"cpu": 8, "CUDA": 6}), ((0, 2), {})])
