@@ -1,8 +1,8 @@
 // The signature of the handlers of the grid scheme, the same on the CPU and on the GPU (docs/design.md, "Compiled
 // kernels"): attributes and buffers fill a GridCall.
 #pragma once
+#include "binding.h"
 #include "grid_call.h"
-#include "lif_binding.h"
 
 namespace ranvier {
 
@@ -10,25 +10,10 @@ namespace ranvier {
 template <class R>
 void bind_inputs(Reader& r, GridCall<R>& c) {
   const double dt = r.attribute<double>("dt");
-  c.n_steps = r.attribute<int64_t>("n_steps"), c.n_slots = r.attribute<int64_t>("n_slots");
+  c.adex = r.attribute<bool>("adex");
+  bind_layer(r, c);
   c.dt = static_cast<R>(dt), c.limit = static_cast<R>(static_cast<double>(c.n_steps) * dt);
-  c.single = r.attribute<bool>("single"), c.adex = r.attribute<bool>("adex"), c.keep = r.attribute<bool>("keep");
-  c.trace = r.attribute<bool>("trace"), c.parameters = r.attribute<bool>("parameters");
-  const auto time = r.shape_of_argument<R>(0, 3, "time");
-  const auto w_in = r.shape_of_argument<R>(2, 3, "w_in");
-  const auto w_rec = r.shape_of_argument<R>(4, 3, "w_rec");
-  const int64_t q = time[0], b = time[1], e = c.n_events = time[2];
-  const int64_t p = c.n_sets = w_in[0], m = c.n_inputs = w_in[1], n = c.n = w_in[2];
-  c.n_samples = q * b;
-  c.per_set = p > 0 ? c.n_samples / p : 0;
-  c.recurrent = w_rec[1] > 0;
-  const int64_t sources = c.recurrent ? n : 0;
-  c.time = r.argument<R>("time", {q, b, e});
-  c.channel = r.argument<int32_t>("channel", {q, b, e});
-  // P is 1 or Q
-  c.w_in = r.argument<R>("w_in", {p == 1 ? 1 : q, m, n}), c.d_in = r.argument<R>("d_in", {p, m, n});
-  c.w_rec = r.argument<R>("w_rec", {p, sources, n}), c.d_rec = r.argument<R>("d_rec", {p, sources, n});
-  c.neuron = r.argument<R>("neuron", {p, kGridParameters, n});
+  c.neuron = r.argument<R>("neuron", {c.n_sets, kGridParameters, c.n});
 }
 
 // A delay beside the run's end, or a row of arrivals, must fit into 32 bits.
@@ -47,7 +32,7 @@ ffi::Error check_sizes(const GridCall<R>& c) {
 template <class R>
 ffi::Error bind_forward(GridCall<R>& c, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                         ffi::RemainingRets results) {
-  Reader r(attributes, arguments, results);
+  Reader r("ranvier_grid", attributes, arguments, results);
   bind_inputs(r, c);
   const int64_t q = r.shape_of_argument<R>(0, 3, "time")[0], b = q > 0 ? c.n_samples / q : 0, n = c.n;
   const int64_t records = c.capacity = r.shape_of_result<R>(7, 3, "spike_g")[2];
@@ -73,7 +58,7 @@ ffi::Error bind_forward(GridCall<R>& c, ffi::Dictionary attributes, ffi::Remaini
 template <class R>
 ffi::Error bind_backward(GridCall<R>& c, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                          ffi::RemainingRets results) {
-  Reader r(attributes, arguments, results);
+  Reader r("ranvier_grid", attributes, arguments, results);
   bind_inputs(r, c);
   c.unit = static_cast<R>(r.attribute<double>("unit"));
   c.times = r.attribute<bool>("times"), c.keep = true;
@@ -88,16 +73,9 @@ ffi::Error bind_backward(GridCall<R>& c, ffi::Dictionary attributes, ffi::Remain
   c.spike_neuron = r.argument<int32_t>("spike_neuron", {q, b, records});
   c.n_spikes = r.argument<int32_t>("n_spikes", {q, b});
   c.first_step = r.argument<int32_t>("first_step", {q, b, n});
-  c.ct_count = r.argument<R>("ct_count", {q, b, n});
-  c.ct_first = r.argument<R>("ct_first", {q, b, n});
-  c.ct_v = r.argument<R>("ct_v", {q, b, n});
-  c.ct_g = r.argument<R>("ct_g", {q, b, records});
-  c.ct_trace = r.argument<R>("ct_trace", {q, b, c.trace ? c.n_steps : 0, n});
-  const int64_t p = c.n_sets, sources = c.recurrent ? n : 0;
-  c.dt_event = r.result<R>("dt_event", {q, b, c.times ? c.n_events : 0});
-  c.dw_in = r.result<R>("dw_in", {p, c.n_inputs, n}), c.dd_in = r.result<R>("dd_in", {p, c.n_inputs, n});
-  c.dw_rec = r.result<R>("dw_rec", {p, sources, n}), c.dd_rec = r.result<R>("dd_rec", {p, sources, n});
-  c.d_neuron = r.result<R>("d_neuron", {p, c.parameters ? kGridParameters : 0, n});
+  bind_cotangents(r, c, q, b);
+  bind_gradients(r, c, q, b);
+  c.d_neuron = r.result<R>("d_neuron", {c.n_sets, c.parameters ? kGridParameters : 0, n});
   if (auto wrong = r.error(); wrong.failure()) return wrong;
   return check_sizes(c);
 }

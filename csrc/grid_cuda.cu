@@ -23,6 +23,7 @@
 
 #include "grid_cuda.h"
 #include "grid_step.h"
+#include "scratch_cuda.h"
 
 namespace ranvier {
 namespace {
@@ -101,16 +102,6 @@ bool ring_is_shared(const Work<R>& w, bool backward) {
     return false;
   return Shape(w.c.n).own == 1 && ring_bytes(w, backward) + small_shared(w, backward) <= size_t(most);
 }
-
-struct Layout {
-  char* base;
-  size_t used = 0;
-  template <class T>
-  void take(T*& pointer, size_t n) {
-    pointer = reinterpret_cast<T*>(base + used);
-    used += (n * sizeof(T) + 255) / 256 * 256;
-  }
-};
 
 template <class R>
 size_t arrange(const GridCall<R>& c, void* scratch, bool backward, Work<R>& w) {

@@ -166,9 +166,6 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace
 }  // namespace ranvier
 
-#define RANVIER_HANDLER(NAME, FUNCTION)                                                      \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NAME(XLA_FFI_CallFrame*); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, FUNCTION, ranvier::binding())
 RANVIER_HANDLER(ranvier_grid_forward_f32, ranvier::forward<float>);
 RANVIER_HANDLER(ranvier_grid_forward_f64, ranvier::forward<double>);
 RANVIER_HANDLER(ranvier_grid_backward_f32, ranvier::backward<float>);

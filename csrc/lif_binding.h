@@ -1,143 +1,27 @@
 // The signature of the LIF handlers, the same on the CPU and on the GPU: attributes and buffers fill a Call.
 //
 // Buffers come in the order of docs/design.md ("Compiled kernels"). Each is named once here, with the shape it must
-// have; what does not fit becomes one line of error. Needs nothing but XLA's FFI headers.
+// have; what does not fit becomes one line of error.
 #pragma once
-#include <algorithm>
-#include <array>
-#include <cstdint>
-#include <initializer_list>
-#include <string>
-#include <type_traits>
-#include <utility>
-
+#include "binding.h"
 #include "lif_call.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace ranvier {
-
-namespace ffi = xla::ffi;
-
-template <class X>
-constexpr ffi::DataType data_type() {
-  if constexpr (std::is_same_v<X, float>) {
-    return ffi::F32;
-  } else if constexpr (std::is_same_v<X, double>) {
-    return ffi::F64;
-  } else {
-    static_assert(std::is_same_v<X, int32_t>);
-    return ffi::S32;
-  }
-}
-
-// Takes the arguments and the results one after another and remembers the first thing that is wrong.
-class Reader {
- public:
-  Reader(ffi::Dictionary attributes, ffi::RemainingArgs arguments, ffi::RemainingRets results)
-      : attributes_(attributes), arguments_(arguments), results_(results) {}
-
-  template <class X>
-  X attribute(const char* name) {
-    auto got = attributes_.get<X>(name);
-    if (got.has_value()) return *got;
-    refuse(name);
-    return X{};
-  }
-
-  // Dimensions of the argument `index`, which must have `rank` of them.
-  template <class X>
-  std::array<int64_t, 4> shape_of_argument(size_t index, size_t rank, const char* name) {
-    auto got = arguments_.get<ffi::Buffer<data_type<X>()>>(index);
-    return dimensions(got.has_value() ? &*got : nullptr, rank, name);
-  }
-
-  template <class X>
-  std::array<int64_t, 4> shape_of_result(size_t index, size_t rank, const char* name) {
-    auto got = results_.get<ffi::Buffer<data_type<X>()>>(index);
-    return dimensions(got.has_value() ? &**got : nullptr, rank, name);
-  }
-
-  template <class X>
-  X* argument(const char* name, std::initializer_list<int64_t> shape) {
-    auto got = arguments_.get<ffi::Buffer<data_type<X>()>>(argument_++);
-    return data<X>(got.has_value() ? &*got : nullptr, name, shape);
-  }
-
-  template <class X>
-  X* result(const char* name, std::initializer_list<int64_t> shape) {
-    auto got = results_.get<ffi::Buffer<data_type<X>()>>(result_++);
-    return data<X>(got.has_value() ? &**got : nullptr, name, shape);
-  }
-
-  ffi::Error error() const {
-    if (argument_ != arguments_.size() || result_ != results_.size())
-      return ffi::Error::InvalidArgument("ranvier_lif: wrong number of buffers");
-    if (!wrong_.empty()) return ffi::Error::InvalidArgument("ranvier_lif: wrong type or shape of " + wrong_);
-    return ffi::Error::Success();
-  }
-
- private:
-  void refuse(const char* name) {
-    if (wrong_.empty()) wrong_ = name;
-  }
-
-  template <class B>
-  std::array<int64_t, 4> dimensions(const B* buffer, size_t rank, const char* name) {
-    std::array<int64_t, 4> shape{};
-    if (buffer && rank <= shape.size() && buffer->dimensions().size() == rank)
-      std::copy(buffer->dimensions().begin(), buffer->dimensions().end(), shape.begin());
-    else
-      refuse(name);
-    return shape;
-  }
-
-  template <class X, class B>
-  X* data(const B* buffer, const char* name, std::initializer_list<int64_t> shape) {
-    if (buffer) {
-      const auto is = buffer->dimensions();
-      if (is.size() == shape.size() && std::equal(is.begin(), is.end(), shape.begin())) return buffer->typed_data();
-    }
-    refuse(name);
-    return nullptr;
-  }
-
-  ffi::Dictionary attributes_;
-  ffi::RemainingArgs arguments_;
-  ffi::RemainingRets results_;
-  size_t argument_ = 0, result_ = 0;
-  std::string wrong_;
-};
 
 // Attributes, sizes and the nine inputs of both passes.
 template <class R>
 void bind_inputs(Reader& r, Call<R>& c) {
   c.dt = static_cast<R>(r.attribute<double>("dt"));
-  c.n_steps = r.attribute<int64_t>("n_steps"), c.n_slots = r.attribute<int64_t>("n_slots");
-  c.single = r.attribute<bool>("single"), c.keep = r.attribute<bool>("keep");
-  c.trace = r.attribute<bool>("trace"), c.parameters = r.attribute<bool>("parameters");
-  const auto time = r.shape_of_argument<R>(0, 3, "time");
-  const auto w_in = r.shape_of_argument<R>(2, 3, "w_in");
-  const auto w_rec = r.shape_of_argument<R>(4, 3, "w_rec");
-  const int64_t q = time[0], b = time[1], e = c.n_events = time[2];
-  const int64_t p = c.n_sets = w_in[0], m = c.n_inputs = w_in[1], n = c.n = w_in[2];
-  c.n_samples = q * b;
-  c.per_set = p > 0 ? c.n_samples / p : 0;
-  c.recurrent = w_rec[1] > 0;
-  const int64_t sources = c.recurrent ? n : 0;
-  c.time = r.argument<R>("time", {q, b, e});
-  c.channel = r.argument<int32_t>("channel", {q, b, e});
-  // P is 1 or Q
-  c.w_in = r.argument<R>("w_in", {p == 1 ? 1 : q, m, n}), c.d_in = r.argument<R>("d_in", {p, m, n});
-  c.w_rec = r.argument<R>("w_rec", {p, sources, n}), c.d_rec = r.argument<R>("d_rec", {p, sources, n});
-  c.tau_mem = r.argument<R>("tau_mem", {p, n});
-  c.tau_syn = r.argument<R>("tau_syn", {p, n});
-  c.v_th = r.argument<R>("v_th", {p, n});
+  bind_layer(r, c);
+  c.tau_mem = r.argument<R>("tau_mem", {c.n_sets, c.n});
+  c.tau_syn = r.argument<R>("tau_syn", {c.n_sets, c.n});
+  c.v_th = r.argument<R>("v_th", {c.n_sets, c.n});
 }
 
 template <class R>
 ffi::Error bind_forward(Call<R>& c, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                         ffi::RemainingRets results) {
-  Reader r(attributes, arguments, results);
+  Reader r("ranvier_lif", attributes, arguments, results);
   bind_inputs(r, c);
   const int64_t q = r.shape_of_argument<R>(0, 3, "time")[0], b = q > 0 ? c.n_samples / q : 0, n = c.n;
   const int64_t records = c.capacity = r.shape_of_result<R>(6, 3, "spike_g")[2];
@@ -161,7 +45,7 @@ ffi::Error bind_forward(Call<R>& c, ffi::Dictionary attributes, ffi::RemainingAr
 template <class R>
 ffi::Error bind_backward(Call<R>& c, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                          ffi::RemainingRets results) {
-  Reader r(attributes, arguments, results);
+  Reader r("ranvier_lif", attributes, arguments, results);
   bind_inputs(r, c);
   c.unit = static_cast<R>(r.attribute<double>("unit"));
   c.times = r.attribute<bool>("times"), c.keep = true;
@@ -175,25 +59,13 @@ ffi::Error bind_backward(Call<R>& c, ffi::Dictionary attributes, ffi::RemainingA
   c.spike_neuron = r.argument<int32_t>("spike_neuron", {q, b, records});
   c.n_spikes = r.argument<int32_t>("n_spikes", {q, b});
   c.first_step = r.argument<int32_t>("first_step", {q, b, n});
-  c.ct_count = r.argument<R>("ct_count", {q, b, n});
-  c.ct_first = r.argument<R>("ct_first", {q, b, n});
-  c.ct_v = r.argument<R>("ct_v", {q, b, n});
-  c.ct_g = r.argument<R>("ct_g", {q, b, records});
-  c.ct_trace = r.argument<R>("ct_trace", {q, b, c.trace ? c.n_steps : 0, n});
-  const int64_t p = c.n_sets, sources = c.recurrent ? n : 0, neurons = c.parameters ? n : 0;
-  c.dt_event = r.result<R>("dt_event", {q, b, c.times ? c.n_events : 0});
-  c.dw_in = r.result<R>("dw_in", {p, c.n_inputs, n}), c.dd_in = r.result<R>("dd_in", {p, c.n_inputs, n});
-  c.dw_rec = r.result<R>("dw_rec", {p, sources, n}), c.dd_rec = r.result<R>("dd_rec", {p, sources, n});
+  bind_cotangents(r, c, q, b);
+  bind_gradients(r, c, q, b);
+  const int64_t p = c.n_sets, neurons = c.parameters ? n : 0;
   c.d_tau_mem = r.result<R>("d_tau_mem", {p, neurons});
   c.d_tau_syn = r.result<R>("d_tau_syn", {p, neurons});
   c.d_v_th = r.result<R>("d_v_th", {p, neurons});
   return r.error();
-}
-
-// The context (thread pool, or stream and scratch allocator) comes first: ffi::Ffi::Bind().Ctx<...>().
-template <class Binding>
-auto signature(Binding&& context) {
-  return std::forward<Binding>(context).Attrs().RemainingArgs().RemainingRets();
 }
 
 }  // namespace ranvier

@@ -13,6 +13,7 @@
 #include "arrival.h"
 #include "lif_cuda.h"
 #include "lif_step.h"
+#include "scratch_cuda.h"
 
 namespace ranvier {
 namespace {
@@ -76,17 +77,6 @@ struct Work {
 };
 
 template <class R>
-struct Layout {
-  char* base;
-  size_t used = 0;
-  template <class T>
-  void take(T*& pointer, size_t n) {
-    pointer = reinterpret_cast<T*>(base + used);
-    used += (n * sizeof(T) + 255) / 256 * 256;
-  }
-};
-
-template <class R>
 size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   w.c = c;
   const int64_t slots = c.n_slots < c.n_steps ? c.n_slots : c.n_steps;
@@ -107,7 +97,7 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   }
   w.slots = static_cast<int32_t>(slots);
   w.n_chunks = static_cast<int32_t>((c.n_steps + w.chunk - 1) / w.chunk);
-  Layout<R> layout{static_cast<char*>(scratch)};
+  Layout layout{static_cast<char*>(scratch)};
   const size_t s = c.n_samples, p = c.n_sets, n = c.n, m = c.n_inputs, in = p * m * n;
   const size_t rec = c.recurrent ? p * n * n : 0, chunks = w.n_chunks;
   layout.take(w.in, in), layout.take(w.rec, rec);

@@ -90,13 +90,10 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace
 }  // namespace ranvier
 
-#define RANVIER_HANDLER(NAME, FUNCTION, BINDING)                                             \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NAME(XLA_FFI_CallFrame*); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, FUNCTION, BINDING)
-RANVIER_HANDLER(ranvier_lif_forward_f32, ranvier::forward<float>, ranvier::binding());
-RANVIER_HANDLER(ranvier_lif_forward_f64, ranvier::forward<double>, ranvier::binding());
-RANVIER_HANDLER(ranvier_lif_backward_f32, ranvier::backward<float>, ranvier::binding());
-RANVIER_HANDLER(ranvier_lif_backward_f64, ranvier::backward<double>, ranvier::binding());
+RANVIER_HANDLER(ranvier_lif_forward_f32, ranvier::forward<float>);
+RANVIER_HANDLER(ranvier_lif_forward_f64, ranvier::forward<double>);
+RANVIER_HANDLER(ranvier_lif_backward_f32, ranvier::backward<float>);
+RANVIER_HANDLER(ranvier_lif_backward_f64, ranvier::backward<double>);
 
 // The instruction set that the kernels run with on this machine.
 extern "C" __attribute__((visibility("default"))) const char* ranvier_running_isa() {

@@ -5,6 +5,7 @@
 // Branches look at values only, and the root is found on values: its derivative is put in by one implicit step, as in
 // the reference.
 #pragma once
+#include "arrival.h"
 #include "host_device.h"
 
 namespace ranvier {
@@ -112,16 +113,7 @@ RANVIER_HD Dual<R, K> quotient(const Dual<R, K>& a, const Dual<R, K>& b) {
 
 // phi(x) = (exp(x) - 1) / x to rounding; the series covers what steps need.
 RANVIER_HD float phi(float x) {
-  if (std::fabs(x) < 0.5f) {
-    float p = 1.f / 40320;
-    p = p * x + 1.f / 5040;
-    p = p * x + 1.f / 720;
-    p = p * x + 1.f / 120;
-    p = p * x + 1.f / 24;
-    p = p * x + 1.f / 6;
-    p = p * x + 0.5f;
-    return p * x + 1.f;
-  }
+  if (std::fabs(x) < float(kNearest)) return phi_near(x);
 #if defined(__CUDA_ARCH__)
   return __fdividef(__expf(x) - 1, x);  // no cancellation that far out, and no branch: both sides are short
 #else
@@ -129,23 +121,7 @@ RANVIER_HD float phi(float x) {
 #endif
 }
 RANVIER_HD double phi(double x) {
-  if (std::fabs(x) < 0.5) {
-    double p = 1. / 1307674368000.;
-    p = p * x + 1. / 87178291200.;
-    p = p * x + 1. / 6227020800.;
-    p = p * x + 1. / 479001600.;
-    p = p * x + 1. / 39916800.;
-    p = p * x + 1. / 3628800.;
-    p = p * x + 1. / 362880.;
-    p = p * x + 1. / 40320.;
-    p = p * x + 1. / 5040.;
-    p = p * x + 1. / 720.;
-    p = p * x + 1. / 120.;
-    p = p * x + 1. / 24.;
-    p = p * x + 1. / 6.;
-    p = p * x + 0.5;
-    return p * x + 1.;
-  }
+  if (std::fabs(x) < kNearest) return phi_near(x);
   return std::expm1(x) / x;
 }
 // phi'(x), as synapse.py has it.

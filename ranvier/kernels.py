@@ -118,7 +118,7 @@ def register() -> None:
     """Make the handlers of every library that fits the installed jaxlib known to XLA."""
     import jax
 
-    for device, facts in _DEVICES.items():
+    for device, kind in _DEVICES.items():
         # The driver is not asked: without it XLA has no GPU either, and nobody calls what is registered.
         library = _inspect(device, _folders())
         if not library.found:
@@ -127,7 +127,7 @@ def register() -> None:
         for name in library.handlers:
             for dtype in _SUFFIX:
                 symbol = target(name, dtype)
-                jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(code, symbol)), platform=facts.platform)
+                jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(code, symbol)), platform=kind.platform)
 
 
 def _folders() -> tuple[Path, ...]:
@@ -142,12 +142,12 @@ def _folders() -> tuple[Path, ...]:
 @functools.cache
 def _inspect(device: str, folders: tuple[Path, ...]) -> KernelStatus:
     """What the file says of itself; `found` leaves out whether this machine has the GPU and the driver for it."""
-    facts = _DEVICES[device]
-    path = next((f / facts.library for f in folders if (f / facts.library).is_file()), None)
+    kind = _DEVICES[device]
+    path = next((f / kind.library for f in folders if (f / kind.library).is_file()), None)
     if path is None:
         searched = ", ".join(str(f) for f in folders)
-        why = f"no compiled library {facts.library} in {searched} (installed without {facts.compiler}?)"
-        return KernelStatus(False, None, f"{why}; on {facts.words} the JAX reference computes everything")
+        why = f"no compiled library {kind.library} in {searched} (installed without {kind.compiler}?)"
+        return KernelStatus(False, None, f"{why}; on {kind.words} the JAX reference computes everything")
     try:
         library = ctypes.CDLL(str(path))
         interface = library.ranvier_interface()
@@ -168,7 +168,7 @@ def _inspect(device: str, folders: tuple[Path, ...]) -> KernelStatus:
         return replace(known, reason=why)
     handlers = tuple(x for x in HANDLERS if all(hasattr(library, target(x, dtype)) for dtype in _SUFFIX))
     schemes = " and ".join(words for part, words in _SCHEMES.items() if f"{part}_forward" in handlers) or "nothing"
-    reason = f"{schemes} on {facts.words}, {code}, compiled with {compiler}"
+    reason = f"{schemes} on {kind.words}, {code}, compiled with {compiler}"
     return replace(known, found=True, reason=reason, handlers=handlers)
 
 

@@ -13,6 +13,7 @@ from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import to_device
 from ranvier.runs import Run
+from tests.toy import TOY
 
 M, K = 40, 3
 LABELS = np.array([0, 1, 0, 2, 1, 0, 1, 2], np.int32)
@@ -184,21 +185,13 @@ def test_room_for_a_blend(row):
 
 # in training ----------------------------------------------------------------------------------------------------------
 
-CONFIG = Config(
-    hidden=6,
-    net="2",
-    position_sigma=2.0,
-    weight_scale_in=30.0,
-    weight_scale_rec=5.0,
-    weight_scale_out=3.0,
-    scheme="grid",
+CONFIG = replace(
+    TOY,
     dt=2.0,
     duration=64.0,
     epochs=2,
     batch_size=4,
-    lr=2e-2,
-    warmup=0,
-    delay_lr_scale=2.0,
+    target_rate_hz=Config.target_rate_hz,
     augment_shift=5,
     augment_jitter=1.0,
     augment_stretch=0.2,

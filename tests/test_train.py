@@ -10,31 +10,15 @@ import numpy as np
 import pytest
 
 from ranvier import train
-from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import to_device
 from ranvier.errors import RanvierError
 from ranvier.runs import Run
 from ranvier.train import TrainingDiverged, evaluate, fit, load_network
+from tests.toy import TOY
 
-M, N, K = 5, 6, 3
-# The grid scheme compiles fast; nothing in train.py depends on the scheme.
-CONFIG = Config(
-    hidden=N,
-    net="2",
-    position_sigma=2.0,
-    weight_scale_in=30.0,
-    weight_scale_rec=5.0,
-    weight_scale_out=3.0,
-    scheme="grid",
-    dt=1.0,
-    epochs=3,
-    batch_size=8,
-    lr=2e-2,
-    warmup=0,
-    delay_lr_scale=2.0,
-    target_rate_hz=100.0,
-)
+M, N, K = 5, TOY.hidden, 3
+CONFIG = TOY
 
 
 def dataset(n, seed):
