@@ -1,0 +1,207 @@
+// What the LIF kernels on the GPU share: a call with its scratch, synapses as they read them, loads and additions.
+#pragma once
+#include "arrival.h"
+#include "lif_call.h"
+#include "lif_step.h"
+#include "scratch_cuda.h"
+
+namespace ranvier {
+namespace lif {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAll = 0xffffffffu;
+constexpr int kDeliver = 2;                     // sources whose synapses are fetched together
+constexpr size_t kShared = size_t(200) << 10;   // bytes of shared memory that a block may have
+constexpr size_t kBuckets = size_t(160) << 20;  // bytes aimed at for the circle of buckets
+
+template <class R>
+struct alignas(4 * sizeof(R)) Four {
+  R a, b, c, d;
+};
+template <class R>
+struct alignas(2 * sizeof(R)) Event {
+  R offset;
+  int32_t step;
+};
+
+// A weight and its delay as whole steps and the rest; one load.
+template <class R>
+struct alignas(4 * sizeof(R)) Synapse {
+  R weight, offset;
+  int32_t step;
+};
+
+// What a sample adds to the derivatives of a neuron's parameters; adjoints of the free state of the step before.
+template <class R>
+struct Share {
+  R tau_mem, tau_syn, v_th, held_v, held_i;
+};
+
+// A call, its scratch and what follows from its sizes.
+template <class R>
+struct Work {
+  Call<R> c;
+  int32_t chunk, circle, n_chunks, slots;
+  Synapse<R>*in, *rec;  // (P, M, N), (P, N, N)
+  Four<R>* buckets;     // (S, circle, N)
+  R* current;           // (S, N) i between chunks; backward: adjoint of i
+  R* lam;               // (S, N) adjoint of v between chunks
+  int32_t* bad;         // (S,) events that cannot be used
+  int32_t* segment;     // (S, n_chunks + 1) first event of each chunk
+  // backward
+  int32_t* spike_segment;                 // (S, n_chunks + 1) first record of each chunk
+  int32_t *starts, *cursors;              // (S, n_chunks, M + 1) events of a chunk by channel; place to write next
+  int32_t *spike_starts, *spike_cursors;  // (S, n_chunks, N + 1)
+  Event<R>*sorted, *spike_sorted;         // (S, E), (S, C)
+  R* slopes;                              // (S, C, K) Jacobian of each spike
+  R *tau_in, *tau_rec;                    // (2, P, M, N), (2, P, N, N) derivatives for tau_mem, tau_syn a synapse
+  Share<R>* shares;                       // (S, N)
+};
+
+template <class R>
+size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
+  w.c = c;
+  const int64_t slots = c.n_slots < c.n_steps ? c.n_slots : c.n_steps;
+  const int64_t row = c.n_samples * c.n * int64_t(sizeof(Four<R>));
+  // half of what the voltages take, where that is more
+  const int64_t voltages = c.n_samples * c.n * c.n_steps * int64_t(sizeof(R)) / 2;
+  const int64_t bytes = voltages > int64_t(kBuckets) ? voltages : int64_t(kBuckets);
+  int64_t chunk = bytes / (row > 0 ? row : 1) - slots;
+  const int64_t least = slots > 64 ? slots : 64;
+  if (chunk < least) chunk = least;
+  if (chunk + slots >= c.n_steps) {
+    w.chunk = static_cast<int32_t>(c.n_steps);
+    w.circle = static_cast<int32_t>(c.n_steps);
+  } else {
+    const int64_t n = (c.n_steps + chunk - 1) / chunk;
+    w.chunk = static_cast<int32_t>((c.n_steps + n - 1) / n);
+    w.circle = static_cast<int32_t>(w.chunk + slots);
+  }
+  w.slots = static_cast<int32_t>(slots);
+  w.n_chunks = static_cast<int32_t>((c.n_steps + w.chunk - 1) / w.chunk);
+  Layout layout{static_cast<char*>(scratch)};
+  const size_t s = c.n_samples, p = c.n_sets, n = c.n, m = c.n_inputs, in = p * m * n;
+  const size_t rec = c.recurrent ? p * n * n : 0, chunks = w.n_chunks;
+  layout.take(w.in, in), layout.take(w.rec, rec);
+  layout.take(w.buckets, s * w.circle * n);
+  layout.take(w.current, s * n);
+  layout.take(w.bad, s);
+  layout.take(w.segment, s * (chunks + 1));
+  if (backward) {
+    layout.take(w.lam, s * n);
+    layout.take(w.spike_segment, s * (chunks + 1));
+    layout.take(w.starts, s * chunks * (m + 1)), layout.take(w.cursors, s * chunks * (m + 1));
+    layout.take(w.sorted, s * c.n_events);
+    if (c.recurrent) {
+      layout.take(w.spike_starts, s * chunks * (n + 1)), layout.take(w.spike_cursors, s * chunks * (n + 1));
+      layout.take(w.spike_sorted, s * c.capacity);
+    }
+    layout.take(w.slopes, s * c.capacity * (c.parameters ? 8 : 5));
+    if (c.parameters) layout.take(w.tau_in, 2 * in), layout.take(w.tau_rec, 2 * rec), layout.take(w.shares, s * n);
+  }
+  return layout.used;
+}
+
+// Adds to a bucket that no other thread touches; it need not wait for memory.
+__device__ __forceinline__ void add(Four<float>* place, float a, float b, float c) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(place), "f"(a), "f"(b), "f"(c),
+               "f"(0.f));
+#else
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(&place->a), "f"(a));
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(&place->b), "f"(b));
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(&place->c), "f"(c));
+#endif
+}
+__device__ __forceinline__ void add(Four<double>* place, double a, double b, double c) {
+  asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(&place->a), "d"(a));
+  asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(&place->b), "d"(b));
+  asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(&place->c), "d"(c));
+}
+__device__ __forceinline__ Synapse<float> load(const Synapse<float>* place) {
+  const float4 x = __ldg(reinterpret_cast<const float4*>(place));
+  return {x.x, x.y, __float_as_int(x.z)};
+}
+__device__ __forceinline__ Synapse<double> load(const Synapse<double>* place) {
+  const double2 x = __ldg(reinterpret_cast<const double2*>(place));
+  return {x.x, x.y, __ldg(&place->step)};
+}
+// Copies from global to shared memory that go on while the thread does; each closes a group, and `arrived` waits until
+// at most kOpen groups are under way.
+template <class T>
+__device__ __forceinline__ void copy(T* to, const T* from) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16 || sizeof(T) == 32);
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  if constexpr (sizeof(T) <= 8) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(sizeof(T)) : "memory");
+  } else {
+    for (unsigned k = 0; k < sizeof(T); k += 16)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at + k),
+                   "l"(reinterpret_cast<const char*>(from) + k)
+                   : "memory");
+  }
+}
+__device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kOpen>
+__device__ __forceinline__ void arrived() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
+}
+
+// Reads past the first cache, which does not see such additions.
+__device__ __forceinline__ Four<float> fetch(const Four<float>* place) {
+  const float4 x = __ldcg(reinterpret_cast<const float4*>(place));
+  return {x.x, x.y, x.z, x.w};
+}
+__device__ __forceinline__ Four<double> fetch(const Four<double>* place) {
+  const double2 x = __ldcg(reinterpret_cast<const double2*>(place));
+  const double2 y = __ldcg(reinterpret_cast<const double2*>(place) + 1);
+  return {x.x, x.y, y.x, y.y};
+}
+
+template <class R>
+__device__ __forceinline__ R warp_sum(R x) {
+  RANVIER_UNROLL
+  for (int k = kWarp / 2; k > 0; k /= 2) x += __shfl_xor_sync(kAll, x, k);
+  return x;
+}
+
+// The constants of a step (Eq. 6), to full accuracy: their errors add up over the steps.
+template <class R>
+__device__ __forceinline__ void constants(const Membrane<R>& m, R dt, R& alpha, R& beta, R& kappa) {
+  alpha = std::exp(-dt / m.tau_syn), beta = std::exp(-dt / m.tau_mem), kappa = alpha * m.q(dt);
+}
+
+template <class R>
+__device__ __forceinline__ Membrane<R> membrane(const Call<R>& c, int64_t at) {
+  return Membrane<R>(c.tau_mem[at], c.tau_syn[at], c.v_th[at]);
+}
+
+// exp(-h / tau_syn) and q(h) of an arrival (Eq. 5).
+template <class R>
+__device__ __forceinline__ void arrive(const Membrane<R>& m, R h, R& decay, R& y) {
+  decay = exp_far(-h * m.rate_syn);
+  y = m.q(h);
+}
+// Whether polynomials without a split of the argument give both for all neurons of the warp: nearly always.
+template <class R>
+__device__ __forceinline__ bool near_for_all(const Membrane<R>& m, R dt) {
+  const R most = R(2.5) * dt;
+  return __all_sync(kAll, most * m.rate_syn < R(kNearest) && most * std::fabs(m.c) < R(kNearest));
+}
+template <class R>
+__device__ __forceinline__ void arrive_either(bool near, const Membrane<R>& m, R h, R& decay, R& y) {
+  if (near)
+    ranvier::arrive<true>(h, m.rate_syn, m.c, decay, y);
+  else
+    arrive(m, h, decay, y);
+}
+template <bool kNear, class R>
+__device__ __forceinline__ void arrive_as(const Membrane<R>& m, R h, R& decay, R& y) {
+  if constexpr (kNear)
+    ranvier::arrive<true>(h, m.rate_syn, m.c, decay, y);
+  else
+    arrive(m, h, decay, y);
+}
+
+}  // namespace lif
+}  // namespace ranvier
