@@ -102,9 +102,8 @@ void launch_scatter(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& 
 }
 
 template <class R>
-void launch_forward_chunk(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+void launch_steps_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const Call<R>& c = w.c;
-  launch_scatter(w, k, stream, l);
   if (c.n <= 128)
     launch_steps<R, 1, 128>(w, k, stream, l);
   else if (c.n <= 512)
@@ -124,7 +123,7 @@ void launch_sort(const Work<R>& w, int64_t sources, cudaStream_t stream, Launche
 }
 
 template <class R, bool kParameters>
-void launch_backward_chunk(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+void launch_adjoint_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const Call<R>& c = w.c;
   if (c.n <= 128)
     launch_adjoint<R, 1, 128, kParameters>(w, k, stream, l);
@@ -134,13 +133,55 @@ void launch_backward_chunk(const Work<R>& w, int32_t k, cudaStream_t stream, Lau
     launch_adjoint<R, 1, 1024, kParameters>(w, k, stream, l);
   else
     launch_adjoint<R, 2, 1024, kParameters>(w, k, stream, l);
+}
+
+template <class R, bool kParameters>
+void launch_gather(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+  const Call<R>& c = w.c;
   const unsigned tiles = blocks(c.n, kWarp), sets = static_cast<unsigned>(c.n_sets);
   const unsigned sources = static_cast<unsigned>(c.n_inputs + (c.recurrent ? c.n : 0));
   if (sources) gather<R, kParameters><<<dim3(sources, tiles, sets), kWarp * kGatherWarps, 0, stream>>>(w, k), l.check();
-  if (c.times && c.n_events) {
-    const dim3 grid(static_cast<unsigned>(c.n_samples), blocks(c.n_events, 64));
-    event_times<<<grid, 256, 0, stream>>>(w, k), l.check();
+}
+
+// Both passes, kernel after kernel; `watch` is told the name of what has just been launched (benchmarks/lif_cuda.cu).
+template <class R, class Watch>
+cudaError_t run_forward(const Call<R>& c, void* scratch, cudaStream_t stream, Watch watch) {
+  Launches l;
+  if (c.n_samples == 0 || c.n == 0) return cudaSuccess;
+  Work<R> w{};
+  arrange(c, scratch, false, w);
+  prepare(w, stream, l), watch("prepare");
+  for (int32_t k = 0; k < w.n_chunks; ++k) {
+    launch_scatter(w, k, stream, l), watch("scatter");
+    launch_steps_of(w, k, stream, l), watch("steps");
   }
+  return l.error;
+}
+
+template <class R, bool kParameters, class Watch>
+cudaError_t run_backward(const Call<R>& c, void* scratch, cudaStream_t stream, Watch watch) {
+  Launches l;
+  if (c.n_samples == 0 || c.n == 0) return cudaSuccess;
+  Work<R> w{};
+  arrange(c, scratch, true, w);
+  prepare(w, stream, l);
+  const unsigned samples = static_cast<unsigned>(c.n_samples);
+  find_spike_segments<<<samples, 32, 0, stream>>>(w), l.check(), watch("prepare");
+  if (c.n_inputs) launch_sort<R, false>(w, c.n_inputs, stream, l);
+  if (c.recurrent) launch_sort<R, true>(w, c.n, stream, l);
+  watch("sort");
+  if (c.times) l.check(cudaMemsetAsync(c.dt_event, 0, c.n_samples * c.n_events * sizeof(R), stream));
+  const dim3 grid(blocks(c.capacity, 64), samples);
+  if (c.capacity) jacobian<R, kParameters ? 8 : 5><<<grid, 64, 0, stream>>>(w), l.check();
+  watch("jacobian");
+  for (int32_t k = w.n_chunks - 1; k >= 0; --k) {
+    launch_adjoint_of<R, kParameters>(w, k, stream, l), watch("adjoint steps");
+    launch_gather<R, kParameters>(w, k, stream, l);
+    if (c.times && c.n_events) event_times<<<dim3(samples, blocks(c.n_events, 64)), 256, 0, stream>>>(w, k), l.check();
+    watch("gather");
+  }
+  if (kParameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check(), watch("parameters");
+  return l.error;
 }
 
 }  // namespace
@@ -164,38 +205,14 @@ size_t lif_backward_scratch(const Call<R>& call) {
 
 template <class R>
 cudaError_t lif_forward(const Call<R>& c, void* scratch, cudaStream_t stream) {
-  Launches l;
-  if (c.n_samples == 0 || c.n == 0) return cudaSuccess;
-  Work<R> w{};
-  arrange(c, scratch, false, w);
-  prepare(w, stream, l);
-  for (int32_t k = 0; k < w.n_chunks; ++k) launch_forward_chunk(w, k, stream, l);
-  return l.error;
+  return run_forward(c, scratch, stream, [](const char*) {});
 }
 
 template <class R>
 cudaError_t lif_backward(const Call<R>& c, void* scratch, cudaStream_t stream) {
-  Launches l;
-  if (c.n_samples == 0 || c.n == 0) return cudaSuccess;
-  Work<R> w{};
-  arrange(c, scratch, true, w);
-  prepare(w, stream, l);
-  const unsigned samples = static_cast<unsigned>(c.n_samples), chunks = static_cast<unsigned>(w.n_chunks);
-  find_spike_segments<<<samples, 32, 0, stream>>>(w), l.check();
-  if (c.n_inputs) launch_sort<R, false>(w, c.n_inputs, stream, l);
-  if (c.recurrent) launch_sort<R, true>(w, c.n, stream, l);
-  if (c.times) l.check(cudaMemsetAsync(c.dt_event, 0, c.n_samples * c.n_events * sizeof(R), stream));
-  const dim3 grid(blocks(c.capacity, 64), samples);
-  if (c.capacity && c.parameters) jacobian<R, 8><<<grid, 64, 0, stream>>>(w), l.check();
-  if (c.capacity && !c.parameters) jacobian<R, 5><<<grid, 64, 0, stream>>>(w), l.check();
-  for (int32_t k = w.n_chunks - 1; k >= 0; --k) {
-    if (c.parameters)
-      launch_backward_chunk<R, true>(w, k, stream, l);
-    else
-      launch_backward_chunk<R, false>(w, k, stream, l);
-  }
-  if (c.parameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check();
-  return l.error;
+  const auto unwatched = [](const char*) {};
+  return c.parameters ? run_backward<R, true>(c, scratch, stream, unwatched)
+                      : run_backward<R, false>(c, scratch, stream, unwatched);
 }
 
 template int64_t lif_most_neurons<float>();
