@@ -14,7 +14,7 @@
 namespace ranvier {
 inline namespace RANVIER_TARGET {
 
-constexpr double kNearest = 0.5;
+constexpr double kNearest = 0.55;  // wide enough for dt = tau_syn / 4 and arrivals two steps back
 
 // exp(x) for any x (clamped where it would overflow): x = k log 2 + r, a polynomial in r, the exponent set by hand.
 RANVIER_HD float exp_far(float x) {

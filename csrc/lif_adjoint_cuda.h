@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
   Four<R>* adjoint = w.buckets + s * int64_t(circle) * n;
   bool near = true;
   RANVIER_UNROLL
-  for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt);
+  for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt, 2);
   const Synapse<R>* rows = w.rec + set * n * int64_t(n);
   const int32_t most = max(w.slots - 1, 1);
   int32_t slot = static_cast<int32_t>(int64_t(t1 - 1) % circle);

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 ? 5 : 3) g
   __shared__ R parts[kGatherWarps][kParameters ? 4 : 2][kWarp];
   const int64_t x = blockIdx.x, neurons = w.c.recurrent ? w.c.n : 0, lane = threadIdx.x % kWarp;
   const int64_t j = blockIdx.y * int64_t(kWarp) + lane;
-  const bool near = near_for_all(membrane(w.c, blockIdx.z * w.c.n + (j < w.c.n ? j : 0)), w.c.dt);
+  const bool near = near_for_all(membrane(w.c, blockIdx.z * w.c.n + (j < w.c.n ? j : 0)), w.c.dt, x < neurons ? 2 : 1);
   // all combinations are code of their own: the loops are short, and a branch in them costs
   if (x < neurons) {
     if (near)

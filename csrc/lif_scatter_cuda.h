@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kWarp) scatter(Work<R> w, int32_t k) {
       to.cell(a, 0) = x.a, to.cell(a, 1) = x.b, to.cell(a, 2) = x.c;
     }
   }
-  const bool near = near_for_all(m, c.dt);
+  const bool near = near_for_all(m, c.dt, 1);
   for (int32_t first = begin; first < end; first += kStage) {
     __syncwarp();
     RANVIER_UNROLL

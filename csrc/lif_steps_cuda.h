@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) steps(Work<R> w, int32_t k) {
   for (int32_t a = 0; a < kAhead; ++a) order(t0 + a, slot_of(a));
   bool near = true;
   RANVIER_UNROLL
-  for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt);
+  for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt, 2);
   const Synapse<R>* rows = w.rec + set * n * int64_t(n);
   const int32_t most = max(w.slots - 1, 1);
   // places of this thread's results and of the bucket to fetch next, moved along

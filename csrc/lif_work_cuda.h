@@ -182,10 +182,11 @@ __device__ __forceinline__ void arrive(const Membrane<R>& m, R h, R& decay, R& y
   decay = exp_far(-h * m.rate_syn);
   y = m.q(h);
 }
-// Whether polynomials without a split of the argument give both for all neurons of the warp: nearly always.
+// Whether polynomials without a split of the argument give both for all neurons of the warp and arrivals at most
+// `steps` before the end of their step: nearly always. Inputs have one step, spikes two (Eq. 15).
 template <class R>
-__device__ __forceinline__ bool near_for_all(const Membrane<R>& m, R dt) {
-  const R most = R(2.5) * dt;
+__device__ __forceinline__ bool near_for_all(const Membrane<R>& m, R dt, int steps) {
+  const R most = R(1.01) * R(steps) * dt;
   return __all_sync(kAll, most * m.rate_syn < R(kNearest) && most * std::fabs(m.c) < R(kNearest));
 }
 template <class R>
