@@ -107,7 +107,8 @@ class Reader {
   std::string wrong_;
 };
 
-// What the calls of all simulators share: sizes, switches, and the inputs up to the recurrent delays.
+// What the calls of all simulators share: sizes, switches, and the inputs up to the recurrent delays, or, with the
+// attribute `positions`, positions in place of delays and behind them the longest delay.
 template <class C>
 void bind_layer(Reader& r, C& c) {
   using R = std::remove_const_t<std::remove_pointer_t<decltype(c.time)>>;
@@ -126,8 +127,17 @@ void bind_layer(Reader& r, C& c) {
   c.time = r.argument<R>("time", {q, b, e});
   c.channel = r.argument<int32_t>("channel", {q, b, e});
   // P is 1 or Q
-  c.w_in = r.argument<R>("w_in", {p == 1 ? 1 : q, m, n}), c.d_in = r.argument<R>("d_in", {p, m, n});
-  c.w_rec = r.argument<R>("w_rec", {p, sources, n}), c.d_rec = r.argument<R>("d_rec", {p, sources, n});
+  c.w_in = r.argument<R>("w_in", {p == 1 ? 1 : q, m, n});
+  if (!r.attribute<bool>("positions")) {
+    c.d_in = r.argument<R>("d_in", {p, m, n});
+    c.w_rec = r.argument<R>("w_rec", {p, sources, n}), c.d_rec = r.argument<R>("d_rec", {p, sources, n});
+    return;
+  }
+  const int64_t dims = c.positions.dims = r.shape_of_argument<R>(3, 3, "x_in")[2];
+  c.positions.in = r.argument<R>("x_in", {p, m + n, dims});
+  c.w_rec = r.argument<R>("w_rec", {p, sources, n});
+  c.positions.rec = r.argument<R>("x_rec", {p, 2 * sources, dims});
+  c.positions.longest = r.argument<R>("longest", {p, 1});
 }
 
 // Cotangents, in the order of the smooth results.
@@ -147,8 +157,15 @@ void bind_gradients(Reader& r, C& c, int64_t q, int64_t b) {
   using R = std::remove_const_t<std::remove_pointer_t<decltype(c.time)>>;
   const int64_t p = c.n_sets, n = c.n, sources = c.recurrent ? n : 0;
   c.dt_event = r.result<R>("dt_event", {q, b, c.times ? c.n_events : 0});
-  c.dw_in = r.result<R>("dw_in", {p, c.n_inputs, n}), c.dd_in = r.result<R>("dd_in", {p, c.n_inputs, n});
-  c.dw_rec = r.result<R>("dw_rec", {p, sources, n}), c.dd_rec = r.result<R>("dd_rec", {p, sources, n});
+  c.dw_in = r.result<R>("dw_in", {p, c.n_inputs, n});
+  if (c.positions.dims == 0) {
+    c.dd_in = r.result<R>("dd_in", {p, c.n_inputs, n});
+    c.dw_rec = r.result<R>("dw_rec", {p, sources, n}), c.dd_rec = r.result<R>("dd_rec", {p, sources, n});
+    return;
+  }
+  c.positions.d_in = r.result<R>("dx_in", {p, c.n_inputs + n, c.positions.dims});
+  c.dw_rec = r.result<R>("dw_rec", {p, sources, n});
+  c.positions.d_rec = r.result<R>("dx_rec", {p, 2 * sources, c.positions.dims});
 }
 
 // The context (thread pool, or stream and scratch allocator) comes first: ffi::Ffi::Bind().Ctx<...>().

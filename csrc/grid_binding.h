@@ -6,7 +6,7 @@
 
 namespace ranvier {
 
-// Attributes, sizes and the seven inputs of both passes.
+// Attributes, sizes and the inputs of both passes.
 template <class R>
 void bind_inputs(Reader& r, GridCall<R>& c) {
   const double dt = r.attribute<double>("dt");
@@ -63,7 +63,7 @@ ffi::Error bind_backward(GridCall<R>& c, ffi::Dictionary attributes, ffi::Remain
   c.unit = static_cast<R>(r.attribute<double>("unit"));
   c.times = r.attribute<bool>("times"), c.keep = true;
   const int64_t q = r.shape_of_argument<R>(0, 3, "time")[0], b = q > 0 ? c.n_samples / q : 0, n = c.n;
-  const int64_t records = c.capacity = r.shape_of_argument<R>(10, 4, "spike_state")[2];
+  const int64_t records = c.capacity = r.shape_of_argument<R>(c.positions.dims ? 11 : 10, 4, "spike_state")[2];
   const int64_t states = c.parameters ? c.n_steps : 0;
   c.v_step = r.argument<R>("v_step", {q, b, c.n_steps, n});
   c.i_step = r.argument<R>("i_step", {q, b, states, n});

@@ -9,6 +9,8 @@
 #pragma once
 #include <cstdint>
 
+#include "positions.h"
+
 namespace ranvier {
 
 // Rows of `neuron` (P, 8, N); LIF reads the first three.
@@ -43,6 +45,7 @@ struct GridCall {
   const int32_t* channel;  // (S, E)
   const R *w_in, *d_in;    // (P, M, N)
   const R *w_rec, *d_rec;  // (P, N, N)
+  Positions<R> positions;  // in place of d_in and d_rec, which then are null
   const R* neuron;         // (P, 8, N) in the order of GridParameter
 
   // outputs of forward
@@ -64,7 +67,7 @@ struct GridCall {
   // outputs of backward, fully written
   R* dt_event;         // (S, E)
   R *dw_in, *dd_in;    // (P, M, N)
-  R *dw_rec, *dd_rec;  // (P, N, N)
+  R *dw_rec, *dd_rec;  // (P, N, N); dd_in and dd_rec: not with positions
   R* d_neuron;         // (P, 8, N)
 };
 

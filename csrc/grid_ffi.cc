@@ -35,7 +35,7 @@ const GridKernels<R>& kernels() {
 }
 
 // Memory of a thread, one piece for each purpose, kept for the next call, which need not map it anew.
-enum Purpose { kWalk, kFired, kPlaces, kConstants, kPartSums };
+enum Purpose { kWalk, kFired, kPlaces, kConstants, kPartSums, kDelaySums, kEnds };
 
 template <class X, Purpose>
 X* scratch(int64_t size) {
@@ -114,9 +114,11 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remai
   const int64_t parts = std::max<int64_t>(1, std::min(c.per_set, kParts / std::max<int64_t>(1, c.n_sets)));
   // The first part of a set is summed in the results.
   R* const memory = scratch<R, kPartSums>(c.n_sets * (parts - 1) * each);
+  R* const dd_in = c.positions.dims ? scratch<R, kDelaySums>(c.n_sets * (in + rec)) : c.dd_in;
+  R* const dd_rec = c.positions.dims ? dd_in + c.n_sets * in : c.dd_rec;
   const auto sums = [&](int64_t p, int64_t part) {
     if (part == 0)
-      return GridSums<R>{c.dw_in + p * in, c.dd_in + p * in, c.dw_rec + p * rec, c.dd_rec + p * rec,
+      return GridSums<R>{c.dw_in + p * in, dd_in + p * in, c.dw_rec + p * rec, dd_rec + p * rec,
                          c.d_neuron + p * neuron};
     R* const at = memory + (p * (parts - 1) + part - 1) * each;
     return GridSums<R>{at, at + in, at + 2 * in, at + 2 * in + rec, at + 2 * in + 2 * rec};
@@ -158,6 +160,14 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remai
     const R* const w = of_input ? c.w_in + p * in : c.w_rec + p * rec;
     for (int64_t x = begin; x < end; ++x) dd[x] *= w[x];
   });
+  if (c.positions.dims) {
+    parallel_for(pool, c.n_sets * (c.recurrent ? 2 : 1), [&](int64_t task) {
+      const int64_t p = task % c.n_sets;
+      const bool recurrent = task >= c.n_sets;
+      R* const ends = scratch<R, kEnds>(grid_positions_memory(c.n, c.positions.dims));
+      kernels<R>().to_positions(c, p, recurrent, recurrent ? dd_rec + p * rec : dd_in + p * in, ends);
+    });
+  }
   return ffi::Error::Success();
 }
 

@@ -3,6 +3,7 @@
 #include "grid_kernels.h"
 
 #include "grid_sequence.h"
+#include "positions_lanes.h"
 
 namespace ranvier {
 namespace RANVIER_NS {
@@ -17,9 +18,8 @@ int32_t prepare(const GridCall<R>& c, int64_t set, int32_t* places_in, int32_t* 
     prepare_cells<false>(neuron, c.n, c.dt, cells);
   // a delay of T steps arrives outside of the run wherever it starts
   const int32_t most = static_cast<int32_t>(c.n_slots - 1 < c.n_steps ? c.n_slots - 1 : c.n_steps);
-  const int64_t in = c.n_inputs * c.n, rec = c.n * c.n;
-  const int32_t a = prepare_places(c.d_in + set * in, c.n_inputs, c.n, c.dt, most, places_in);
-  const int32_t b = c.recurrent ? prepare_places(c.d_rec + set * rec, c.n, c.n, c.dt, most, places_rec) : 0;
+  const int32_t a = prepare_places(delays_in(c), set, c.dt, most, places_in);
+  const int32_t b = c.recurrent ? prepare_places(delays_rec(c), set, c.dt, most, places_rec) : 0;
   return a > b ? a : b;
 }
 
@@ -60,11 +60,20 @@ void backward_of(const GridCall<R>& c, const GridSet<R>& p, int64_t sample, int6
     backward<false>(c, p, sample, n_real, sums, memory);
 }
 
+template <class R>
+void to_positions(const GridCall<R>& c, int64_t set, bool recurrent, const R* dd, R* memory) {
+  const Delays<R> delays = recurrent ? delays_rec(c) : delays_in(c);
+  DelayRows<R> rows;
+  rows.take(delays, set, memory);
+  R* const dx = recurrent ? c.positions.d_rec : c.positions.d_in;
+  rows.back(dd, c.n, dx + set * (delays.sources + c.n) * delays.dims, memory + rows.size(c.n, delays.dims));
+}
+
 }  // namespace
 
 template <class R>
 GridKernels<R> grid_kernels() {
-  return {prepare<R>, check<R>, forward_of<R>, backward_of<R>};
+  return {prepare<R>, check<R>, forward_of<R>, backward_of<R>, to_positions<R>};
 }
 
 template GridKernels<float> grid_kernels<float>();

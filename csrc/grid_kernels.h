@@ -34,6 +34,9 @@ inline int64_t grid_backward_memory(int64_t n, int32_t longest) {
   return (9 + 2 * (longest + 1 + grid_spare_rows(longest))) * n;
 }
 
+// Numbers that `to_positions` needs for itself: targets and two sums, in whole blocks of lanes.
+inline int64_t grid_positions_memory(int64_t n, int64_t dims) { return (2 * n + 64) * dims; }
+
 template <class R>
 struct GridKernels {
   // Fills `places_*` and `cells` (not const here) of a set; returns the longest delay in steps.
@@ -43,6 +46,8 @@ struct GridKernels {
   void (*forward)(const GridCall<R>&, const GridSet<R>&, int64_t sample, int64_t n_real, R* memory, int32_t* fired);
   void (*backward)(const GridCall<R>&, const GridSet<R>&, int64_t sample, int64_t n_real, const GridSums<R>&,
                    R* memory);
+  // From dL/dd of the delays of a set, of the inputs or recurrent, to its part of positions.d_in or d_rec.
+  void (*to_positions)(const GridCall<R>&, int64_t set, bool recurrent, const R* dd, R* memory);
 };
 
 #define RANVIER_DECLARE(NS)                                   \

@@ -51,13 +51,14 @@ void prepare_cells(const R* parameters, int64_t n, R dt, R* rows) {
   }
 }
 
-// delay N + k of each synapse of `n_sources` rows; returns the longest delay in steps.
+// delay N + k of each synapse; returns the longest delay in steps.
 template <class R>
-int32_t prepare_places(const R* d, int64_t n_sources, int64_t n, R dt, int32_t most, int32_t* places) {
+int32_t prepare_places(const Delays<R>& d, int64_t set, R dt, int32_t most, int32_t* places) {
   int32_t longest = 0;
-  for (int64_t j = 0; j < n_sources; ++j) {
+  const int64_t n = d.n;
+  for (int64_t j = 0; j < d.sources; ++j) {
     for (int64_t k = 0; k < n; ++k) {
-      const int32_t steps = delay_steps(d[j * n + k], dt, most);
+      const int32_t steps = delay_steps(d.of(set, j, k), dt, most);
       longest = steps > longest ? steps : longest;
       places[j * n + k] = static_cast<int32_t>(steps * n + k);
     }

@@ -8,7 +8,7 @@
 
 namespace ranvier {
 
-// Attributes, sizes and the nine inputs of both passes.
+// Attributes, sizes and the inputs of both passes.
 template <class R>
 void bind_inputs(Reader& r, Call<R>& c) {
   c.dt = static_cast<R>(r.attribute<double>("dt"));
@@ -50,7 +50,7 @@ ffi::Error bind_backward(Call<R>& c, ffi::Dictionary attributes, ffi::RemainingA
   c.unit = static_cast<R>(r.attribute<double>("unit"));
   c.times = r.attribute<bool>("times"), c.keep = true;
   const int64_t q = r.shape_of_argument<R>(0, 3, "time")[0], b = q > 0 ? c.n_samples / q : 0, n = c.n;
-  const int64_t records = c.capacity = r.shape_of_argument<R>(11, 3, "spike_g")[2];
+  const int64_t records = c.capacity = r.shape_of_argument<R>(c.positions.dims ? 12 : 11, 3, "spike_g")[2];
   c.v_free = r.argument<R>("v_free", {q, b, c.n_steps, n});
   c.i_free = r.argument<R>("i_free", {q, b, c.parameters ? c.n_steps : 0, n});
   c.spike_g = r.argument<R>("spike_g", {q, b, records});

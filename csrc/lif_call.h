@@ -6,6 +6,8 @@
 #pragma once
 #include <cstdint>
 
+#include "positions.h"
+
 namespace ranvier {
 
 template <class R>
@@ -27,6 +29,7 @@ struct Call {
   const int32_t* channel;             // (S, E)
   const R *w_in, *d_in;               // (P, M, N)
   const R *w_rec, *d_rec;             // (P, N, N)
+  Positions<R> positions;             // in place of d_in and d_rec, which then are null
   const R *tau_mem, *tau_syn, *v_th;  // (P, N)
 
   // outputs of forward
@@ -48,7 +51,7 @@ struct Call {
   // outputs of backward, fully written
   R* dt_event;                        // (S, E)
   R *dw_in, *dd_in;                   // (P, M, N)
-  R *dw_rec, *dd_rec;                 // (P, N, N)
+  R *dw_rec, *dd_rec;                 // (P, N, N); dd_in and dd_rec: not with positions
   R *d_tau_mem, *d_tau_syn, *d_v_th;  // (P, N)
 };
 

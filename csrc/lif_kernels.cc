@@ -130,15 +130,23 @@ struct Layout {
     return {at,          at + in * padded, at + 2 * in * padded, at + (2 * in + rec) * padded,
             constant(0), constant(1),      constant(2)};
   }
-  // Where a row of set `set` belongs in the results.
+  // Where a row of set `set` belongs in the results; null for a row of delays with positions.
   R* result(const Call<R>& c, int64_t set, int64_t row) const {
     R* const arrays[] = {c.dw_in, c.dd_in, c.dw_rec, c.dd_rec, c.d_tau_mem, c.d_tau_syn, c.d_v_th};
     const int64_t lengths[] = {in, in, rec, rec, constants, constants, constants};
     int k = 0;
     for (; row >= lengths[k]; ++k) row -= lengths[k];
-    return arrays[k] + (set * lengths[k] + row) * n;
+    return arrays[k] ? arrays[k] + (set * lengths[k] + row) * n : nullptr;
   }
 };
+
+// From the adjoints of a matrix's delays to those of the positions of set `set`.
+template <class R>
+void to_positions(const Synapses<R>& synapses, const R* dd, R* dx, int64_t set, int64_t dims, const Layout<R>& layout,
+                  Scratch<R>& scratch) {
+  R* const memory = scratch.state.of((layout.padded + kLanes) * dims);
+  synapses.delays.back(dd, layout.padded, dx + set * (synapses.n_sources + layout.n) * dims, memory);
+}
 
 template <class R>
 void backward_call(const Call<R>& c, const Loop& loop) {
@@ -170,9 +178,20 @@ void backward_call(const Call<R>& c, const Loop& loop) {
       }
       for (int64_t row = begin; row < end; ++row) {
         const R* from = total + row * layout.padded;
-        std::copy(from, from + c.n, layout.result(c, first + set, row));
+        if (R* const to = layout.result(c, first + set, row)) std::copy(from, from + c.n, to);
       }
     });
+    if (c.positions.dims) {
+      loop(2 * sets, [&](int64_t k) {
+        static thread_local Scratch<R> scratch;
+        const int64_t set = first + k / 2;
+        const Sums<R> total = layout.sums(sums + k / 2 * parts * size);
+        if (k % 2 == 0)
+          to_positions(problems[set].in, total.dd_in, c.positions.d_in, set, c.positions.dims, layout, scratch);
+        else if (c.recurrent)
+          to_positions(problems[set].rec, total.dd_rec, c.positions.d_rec, set, c.positions.dims, layout, scratch);
+      });
+    }
   }
 }
 

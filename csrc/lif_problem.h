@@ -9,6 +9,7 @@
 #include "lanes.h"
 #include "lif_call.h"
 #include "lif_step.h"
+#include "positions_lanes.h"
 
 namespace ranvier {
 namespace RANVIER_NS {
@@ -43,11 +44,14 @@ struct Synapses {
 
   int64_t place(int64_t block, int64_t source) const { return (block * n_sources + source) * kLanes; }
 
+  DelayRows<R> delays;
+
   // `constants` are those of Problem. Returns the most whole steps of a delay; what arrives behind the end counts
   // nowhere, so `n_steps` is the most.
-  int32_t fill(const R* weights, const R* delays, int64_t sources, int64_t n, int64_t n_steps, R dt,
-               const R* constants) {
-    n_sources = sources;
+  int32_t fill(const R* weights, const Delays<R>& made_of, int64_t set, int64_t n_steps, R dt, const R* constants) {
+    const int64_t sources = made_of.sources, n = made_of.n;
+    n_sources = sources, weights += set * sources * n;
+    delays.take(made_of, set, ends_.of(DelayRows<R>::size(n, made_of.dims)));
     const int64_t blocks = (n + kLanes - 1) / kLanes, size = blocks * sources * kLanes;
     near = numbers_.of(4 * size), far = near + 2 * size, at = whole_.of(size);
     int32_t longest = 0;
@@ -55,9 +59,9 @@ struct Synapses {
       const int valid = static_cast<int>(std::min<int64_t>(kLanes, n - b * kLanes));
       const R* const constant = constants + b * kConstants * kLanes;
       for (int64_t j = 0; j < sources; ++j) {
-        alignas(64) R weight[kLanes] = {}, delay[kLanes] = {};
+        alignas(64) R weight[kLanes] = {}, delay[kLanes];
         std::copy(weights + j * n + b * kLanes, weights + j * n + b * kLanes + valid, weight);
-        std::copy(delays + j * n + b * kLanes, delays + j * n + b * kLanes + valid, delay);
+        delays.of(b, j, delay);
         alignas(64) int32_t step[kLanes];
         const R beyond = static_cast<R>(n_steps);
         R *to_near = near + 2 * place(b, j), *to_far = far + 2 * place(b, j);
@@ -81,7 +85,7 @@ struct Synapses {
   }
 
  private:
-  Aligned<R> numbers_;
+  Aligned<R> numbers_, ends_;
   Aligned<int32_t> whole_;
 };
 
@@ -136,10 +140,8 @@ struct Problem {
       uniform = uniform && m.rate_syn == constants[kRate] && m.c == constants[kC];
     }
     mode = uniform ? Mode::kUniform : dt * largest <= R(kNearest) ? Mode::kNear : Mode::kFar;
-    const int64_t in_at = set * n_inputs * n, rec_at = set * n * n;
-    const int32_t in_most = in.fill(call.w_in + in_at, call.d_in + in_at, n_inputs, n, n_steps, dt, constants);
-    const int32_t rec_most =
-        recurrent ? rec.fill(call.w_rec + rec_at, call.d_rec + rec_at, n, n, n_steps, dt, constants) : 0;
+    const int32_t in_most = in.fill(call.w_in, delays_in(call), set, n_steps, dt, constants);
+    const int32_t rec_most = recurrent ? rec.fill(call.w_rec, delays_rec(call), set, n_steps, dt, constants) : 0;
     // an arrival lies at most one step behind the whole steps of its delay
     slots = static_cast<int32_t>(kChunk) + std::max(in_most, rec_most) + 2;
   }

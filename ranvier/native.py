@@ -29,12 +29,14 @@ def refusal(layer, scheme):
     return kernels.available(f"{name}_forward") or kernels.available(f"{name}_backward")
 
 
-def run(layer, scheme, d_in, d_rec, events, plan, records):
+def run(layer, scheme, d_in, d_rec, events, plan, records, longest=None):
     """Simulate (B, E) events through N neurons with room for `records` spikes a sample; `refusal` must be None.
+
+    Delays are matrices, or all `Euclidean` without slack, formed inside from positions and cut to `longest` () [ms].
 
     Returns a dict of arrays: `count`, `first_offset`, `v` (B, N), `first_step` (B, N), `trace` (B, T, N) if traced, the
     records `spike_g`, `spike_step`, `spike_neuron` (B, C) in the order of steps, of which `n_spikes` (B,) are real and
     the rest is anything, and `overflow` (B,).
     """
     _, simulator = _SIMULATORS[scheme, type(layer.neuron)]
-    return simulator.run(layer, d_in, d_rec, events, plan, records)
+    return simulator.run(layer, d_in, d_rec, events, plan, records, longest)

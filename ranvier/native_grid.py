@@ -8,14 +8,15 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from ranvier import grid, native_layer
+from ranvier.native_positions import Simulators
 from ranvier.neurons import LIF, AdEx
-from ranvier.primitives import Signature, Simulator
+from ranvier.primitives import Signature
 
 # Rows of the input `neuron`, in the order of csrc/grid_call.h.
 NEURON = ("tau_mem", "tau_syn", "v_th", "a", "b", "tau_w", "delta_t", "z0")
 
 
-def run(layer, d_in, d_rec, events, plan, records):
+def run(layer, d_in, d_rec, events, plan, records, longest=None):
     """Simulate (B, E) events through N neurons with room for `records` spikes a sample.
 
     Returns what `ranvier.native.run` returns. Every neuron is looked at in every step, so `plan.pool` is of no concern.
@@ -25,7 +26,7 @@ def run(layer, d_in, d_rec, events, plan, records):
     parameters = [getattr(layer.neuron, name) if adex or name in NEURON[:3] else 1.0 for name in NEURON]
     inputs = native_layer.inputs(layer, d_in, d_rec, events)
     inputs["neuron"] = jnp.stack([jnp.broadcast_to(jnp.asarray(x, dtype), (n,)) for x in parameters])
-    return _GRID.run(inputs, adex=adex, **native_layer.options(layer, d_rec, plan, records))
+    return _GRID.run(inputs, longest, adex=adex, **native_layer.options(layer, d_rec, plan, records))
 
 
 def _sizes(shapes, options):
@@ -56,9 +57,9 @@ def _forward_options(options, moving):
     return options | {"keep": True, "parameters": "neuron" in moving}
 
 
-_ATTRIBUTES = ("dt", "n_steps", "n_slots", "single", "adex", "keep", "trace", "parameters")
+_ATTRIBUTES = ("dt", "n_steps", "n_slots", "single", "adex", "keep", "trace", "parameters", "positions")
 
-_GRID = Simulator(
+_GRID = Simulators(
     Signature(
         name="grid",
         inputs=native_layer.INPUTS | {"neuron": "QKN"},

@@ -25,7 +25,7 @@ SWITCHES = {"R": "recurrent", "t": "keep", "c": "keep", "i": "parameters", "v": 
 
 
 def inputs(layer, d_in, d_rec, events):
-    """Arrays of the six inputs `INPUTS`, of the layer's dtype."""
+    """The six inputs `INPUTS`, of the layer's dtype; delays as given, arrays or `Euclidean`."""
     n, dtype = layer.w_in.shape[1], layer.w_in.dtype
     none = jnp.zeros((0, n), dtype)
     return {

@@ -6,19 +6,20 @@ It computes what `continuous.py` defines; `primitives.py` makes it differentiabl
 import jax.numpy as jnp
 
 from ranvier import continuous, native_layer
+from ranvier.native_positions import Simulators
 from ranvier.neurons import LIF
-from ranvier.primitives import Signature, Simulator
+from ranvier.primitives import Signature
 
 NEURON = ("tau_mem", "tau_syn", "v_th")
 
 
-def run(layer, d_in, d_rec, events, plan, records):
+def run(layer, d_in, d_rec, events, plan, records, longest=None):
     """As `ranvier.native.run`."""
     n, dtype = layer.w_in.shape[1], layer.w_in.dtype
     inputs = native_layer.inputs(layer, d_in, d_rec, events)
     for name in NEURON:
         inputs[name] = jnp.broadcast_to(jnp.asarray(getattr(layer.neuron, name), dtype), (n,))
-    return _LIF.run(inputs, **native_layer.options(layer, d_rec, plan, records))
+    return _LIF.run(inputs, longest, **native_layer.options(layer, d_rec, plan, records))
 
 
 def _sizes(shapes, options):
@@ -43,9 +44,9 @@ def _forward_options(options, moving):
     return options | {"keep": True, "parameters": any(name in moving for name in NEURON)}
 
 
-_ATTRIBUTES = ("dt", "n_steps", "n_slots", "single", "keep", "trace", "parameters")
+_ATTRIBUTES = ("dt", "n_steps", "n_slots", "single", "keep", "trace", "parameters", "positions")
 # Samples' arrays begin with QB, networks' with Q.
-_LIF = Simulator(
+_LIF = Simulators(
     Signature(
         name="lif",
         inputs=native_layer.INPUTS | {"tau_mem": "QN", "tau_syn": "QN", "v_th": "QN"},

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from ranvier import continuous, crossing, grid
+from ranvier import continuous, crossing, grid, native_positions
 from ranvier import native as native_backend
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
 from ranvier.layer import Layer
 from ranvier.neurons import LIF, AdEx
 from ranvier.plan import Plan
+from ranvier.space import Euclidean
 from ranvier.spikes import by_time, record
 
 SCHEMES = ("continuous", "grid")
@@ -71,6 +72,7 @@ def simulate(
     capacity: int | None = None,
     step_capacity: int | None = None,
     trace: bool = False,
+    positions_inside: bool = False,
 ) -> Simulation:
     """Simulate N neurons of `layer` on a batch of `events` (B, E).
 
@@ -106,6 +108,10 @@ def simulate(
         Neurons looked at in one step, a sample (shared by the samples of the batch). None is N: all of them, slow.
     trace : bool
         Return the voltage at the end of each step.
+    positions_inside : bool
+        Let the compiled kernels form delays from positions: a layer then holds M k + N k numbers, and no matrix of
+        delays or of their gradients exists outside of the kernels (but for one where `max_delay` is None). Needs
+        `space.Euclidean` delays without slack. The same result to rounding; the reference forms the delays as ever.
 
     Returns
     -------
@@ -126,10 +132,18 @@ def simulate(
         raise RanvierError(f"simulate: got backend 'native', but {why}; use backend='reference'")
     steps = n_steps(duration, dt)
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
-    d_in, d_rec = layer.delays()
+    if positions_inside and (unfit := native_positions.refusal(layer)):
+        raise RanvierError(
+            f"simulate: got positions_inside, but {unfit}; needs space.Euclidean without slack for all delays; "
+            "leave positions_inside out"
+        )
+    inside = positions_inside and why is None
+    d_in, d_rec = (layer.d_in, layer.d_rec) if inside else layer.delays()
     _check_delays(layer, d_in, d_rec)
     if max_delay is None:
-        max_delay = _longest(d_in, d_rec)
+        max_delay = _longest(*layer.delays()) if inside else _longest(d_in, d_rec)
+        # kernels may round a distance otherwise, and none is to be cut
+        max_delay *= 1 + 1e-6 if inside else 1
     elif not isinstance(max_delay, Real) or not 0 <= max_delay < float("inf"):
         raise RanvierError(f"simulate: got max_delay {max_delay!r}; it must be a finite number >= 0 (ms)")
     if capacity is None:
@@ -143,12 +157,13 @@ def simulate(
         trace=trace,
     )
     # what the delays are made of stays outside: one compiled program serves every embedding
-    layer, longest = replace(layer, d_in=None, d_rec=None), jnp.asarray(max_delay, d_in.dtype)
+    layer, longest = replace(layer, d_in=None, d_rec=None), jnp.asarray(max_delay, jnp.result_type(layer.w_in))
     return _simulate(layer, d_in, d_rec, events, longest, plan, scheme, capacity, why is None)
 
 
 @partial(jax.jit, static_argnames=("plan", "scheme", "capacity", "native"))
 def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, native):
+    dtype = jnp.result_type(layer.w_in)
     d_in, outside = _clip(d_in, max_delay)
     if d_rec is not None:
         d_rec, more = _clip(d_rec, max_delay)
@@ -156,7 +171,7 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
     n_samples, n = events.time.shape[0], layer.w_in.shape[1]
     if native:
         room = _room(layer.neuron, n, plan.n_steps, plan.dt)
-        out = native_backend.run(layer, scheme, d_in, d_rec, events, plan, capacity or room)
+        out = native_backend.run(layer, scheme, d_in, d_rec, events, plan, capacity or room, max_delay)
         count, v, overflow = out["count"], out["v"], out["overflow"]
         trace = out["trace"] if plan.trace else None
         first_step, first_offset = out["first_step"], out["first_offset"]
@@ -175,13 +190,18 @@ def _simulate(layer, d_in, d_rec, events, max_delay, plan, scheme, capacity, nat
             overflow = overflow + unrecorded
         trace = None if trace is None else jnp.swapaxes(trace, 0, 1)
     if not plan.record:
-        spikes = Events(jnp.zeros((n_samples, 0), d_in.dtype), jnp.zeros((n_samples, 0), jnp.int32), n)
-    first = jnp.where(first_step >= 0, first_step.astype(d_in.dtype) * plan.dt + first_offset, jnp.inf)
+        spikes = Events(jnp.zeros((n_samples, 0), dtype), jnp.zeros((n_samples, 0), jnp.int32), n)
+    first = jnp.where(first_step >= 0, first_step.astype(dtype) * plan.dt + first_offset, jnp.inf)
     return Simulation(count, first, v, spikes, overflow, outside, trace)
 
 
 def _clip(d, longest):
-    """`d` within [0, longest] and how many lay outside; a delay on a bound keeps its whole derivative."""
+    """`d` within [0, longest] and how many lay outside; a delay on a bound keeps its whole derivative.
+
+    Positions stay: the kernels cut what they form.
+    """
+    if isinstance(d, Euclidean):
+        return d, native_positions.beyond(d, longest)
     low, high = d < 0, d > longest
     return jnp.where(low, 0.0, jnp.where(high, longest, d)), (low | high).sum(dtype=jnp.int32)
 
