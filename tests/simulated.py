@@ -71,7 +71,7 @@ def mixed_weighting(dtype=float):
 
 
 @cache
-def _batched(dt, scheme, duration, max_delay):
+def _batched(dt, scheme, duration, max_delay, backend):
     def value(p, channels, weights):
         out = ranvier.simulate(
             layer_of(p),
@@ -80,7 +80,7 @@ def _batched(dt, scheme, duration, max_delay):
             dt=dt,
             max_delay=max_delay,
             scheme=scheme,
-            **REFERENCE,
+            backend=backend,
             capacity=CAPACITY,
         )
         return loss(out, weights), out
@@ -88,7 +88,16 @@ def _batched(dt, scheme, duration, max_delay):
     return jax.jit(jax.vmap(jax.value_and_grad(value, has_aux=True), in_axes=(0, 0, None)))
 
 
-def simulated(nets, dt, weights=None, dtype=float, scheme="continuous", duration=DURATION, max_delay=MAX_DELAY):
+def simulated(
+    nets,
+    dt,
+    weights=None,
+    dtype=float,
+    scheme="continuous",
+    duration=DURATION,
+    max_delay=MAX_DELAY,
+    backend="reference",
+):
     """A `Run` of each of `nets`, `BATCH` of them at a time under `jax.vmap` over all parameters and events."""
     weights = weighting(a=1.0, b=1.0) if weights is None else weights
     weights = tuple(jnp.asarray(x, dtype) for x in weights)
@@ -98,7 +107,7 @@ def simulated(nets, dt, weights=None, dtype=float, scheme="continuous", duration
         every = [parameters(net, dtype) for net in part] + [parameters(part[-1], dtype)] * (BATCH - len(part))
         channels = [net.channels for net in part] + [part[-1].channels] * (BATCH - len(part))
         stacked = {name: jnp.asarray(np.stack([p[name] for p in every])) for name in NAMES}
-        call = _batched(dt, scheme, duration, max_delay)
+        call = _batched(dt, scheme, duration, max_delay, backend)
         (value, out), gradient = jax.device_get(call(stacked, jnp.asarray(np.stack(channels)), weights))
         for k in range(len(part)):
             one = jax.tree.map(lambda x, k=k: x[k], out)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ranvier
-from ranvier import continuous, space
+from ranvier import continuous, kernels, space
 from ranvier.plan import Plan
 from tests import exact
 from tests.simulated import (
@@ -37,6 +37,8 @@ from tests.simulated import (
 )
 
 KINDS = ("plain", "mixed", "equal")
+MISSING = kernels.available("lif_forward") is not None
+BACKENDS = ("reference", pytest.param("native", marks=pytest.mark.skipif(MISSING, reason="no compiled library")))
 
 
 # ------------------------------------------------------------------------------------------- against the exact solution
@@ -70,13 +72,12 @@ def gradient_error(run, gradient, names=NAMES):
     return max(relative(run.gradient[name], getattr(gradient, name)) for name in names)
 
 
-def errors(dt, dtype=float):
+def errors(dt, backend, dtype=float):
     """By kind: spike time errors and gradient errors, one a network. `drive` by count and first spike alone."""
     every = networks()
     by_kind = {}
-    for (kind, _, solution, gradient), run in zip(
-        every, simulated([net for _, net, *_ in every], dt, dtype=dtype), strict=True
-    ):
+    runs = simulated([net for _, net, *_ in every], dt, dtype=dtype, backend=backend)
+    for (kind, _, solution, gradient), run in zip(every, runs, strict=True):
         if kind == "drive":
             counts = np.array([len(solution.of(j)) for j in range(4)])
             firsts = np.array([solution.of(j)[0] for j in range(4)])
@@ -88,8 +89,9 @@ def errors(dt, dtype=float):
     return {kind: np.array(pairs).T for kind, pairs in by_kind.items()}
 
 
-def test_spike_times_and_gradients_are_exact_at_a_small_step(x64):
-    found = errors(0.05)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_spike_times_and_gradients_are_exact_at_a_small_step(x64, backend):
+    found = errors(0.05, backend)
     times, gradients = np.concatenate([found[kind] for kind in KINDS], axis=1)
     assert len(times) > 50
     assert np.mean(times < 1e-6) >= 0.95 and np.isfinite(times).all()
@@ -100,8 +102,9 @@ def test_spike_times_and_gradients_are_exact_at_a_small_step(x64):
     assert (counts == 0).all() and firsts.max() < 1e-9
 
 
-def test_the_median_network_is_exact_at_a_larger_step(x64):
-    found = errors(0.25)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_median_network_is_exact_at_a_larger_step(x64, backend):
+    found = errors(0.25, backend)
     times, gradients = np.concatenate([found[kind] for kind in KINDS], axis=1)
     assert np.median(times) < 1e-6 and np.median(gradients) < 1e-5
     assert np.median(found["plain"][0]) < 5e-3 and times.max() < 0.25
@@ -109,9 +112,9 @@ def test_the_median_network_is_exact_at_a_larger_step(x64):
     assert (counts == 0).all() and firsts.max() < 0.25
 
 
-@pytest.mark.slow
-def test_float32():
-    found = errors(0.05, np.float32)
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), BACKENDS[1]])
+def test_float32(backend):
+    found = errors(0.05, backend, np.float32)
     times, gradients = np.concatenate([found[kind] for kind in KINDS], axis=1)
     assert np.mean(times < 5e-4) >= 0.95 and np.mean(gradients < 5e-3) >= 0.95
 
