@@ -137,13 +137,11 @@ class Forward {
       const int fired =
           spikes_between(from[0], from[1], from[2], from[3], from[4], i_[k], m, p_.dt, p_.single, g, v_end, still);
       if (!fired) continue;
-      R decayed = 0;
       for (int f = 0; f < fired; ++f) {
-        decayed += m.v_th * std::exp(-(p_.dt - g[f]) * m.rate_mem);
         record(t, k, g[f], from);
         if (p_.recurrent) spike(k, g[f]);
       }
-      v_[k] -= decayed;
+      v_[k] = v_end;
       if (s_.first_step[k] < 0) {
         s_.first_step[k] = static_cast<int32_t>(t);
         s_.first_offset[k] = g[0];
@@ -236,7 +234,7 @@ class Backward {
       while (b < end && s_.spike_neuron[b] == k) ++b;
       const Membrane<R>& m = p_.membrane[k];
       R slopes[kSpikesPerStep * kSlopes];
-      spike_jacobian<kSlopes>(s_.spike_state + int64_t(a) * 5, m, dt, p_.single, static_cast<int>(b - a), slopes);
+      spike_jacobian<kSlopes>(s_.spike_state + int64_t(a) * 5, s_.spike_g + a, m, dt, static_cast<int>(b - a), slopes);
       Change change{k, {}};
       for (int32_t f = a; f < b; ++f) {
         const R* slope = slopes + (f - a) * kSlopes;

@@ -1,9 +1,15 @@
 // One LIF neuron through one step of the continuous scheme: the same algorithm as ranvier/crossing.py.
 //
-// S is the type of the state: a plain number R, or Dual<R, K>, which carries the derivatives for what a spike time
-// depends on: v, i at the start of the step, the bucket's three moments (K = 5), and tau_mem, tau_syn, v_th (K = 8).
-// Branches look at values only, and the root is found on values: its derivative is put in by one implicit step, as in
-// the reference.
+// A state is looked at from the end of the step: with h the time to that end and y = q(h), the free flow of voltage v
+// and current i has
+//
+//     left(h) = exp(-h / tau_mem)        b = v left(h)        a = i exp(-h / tau_syn)
+//     v' left(h) = a (1 + c y) - b / tau_mem
+//
+// so a stays what it is, b grows by a (y_before - y_after), and kick n of Eq. 7 adds JI/2 to a, whatever its time. So
+// the levels b - theta left(h) at both kicks follow from their q alone, and what takes long to compute (two logarithms
+// and two exponentials) stands side by side, before any decision. The root is sought from the value and the slope at
+// both ends of its piece; its derivative is that of the implicit function, in closed form.
 #pragma once
 #include "arrival.h"
 #include "host_device.h"
@@ -17,77 +23,6 @@ constexpr double kSlopeFloor = 1e-6;
 // Places of the parameters among the derivatives.
 constexpr int kTauMem = 5, kTauSyn = 6, kThreshold = 7;
 
-template <class R, int K>
-struct Dual {
-  R x;
-  R d[K];
-  Dual() = default;
-  RANVIER_HD Dual(R value) : x(value) {  // NOLINT: a number is a constant
-    RANVIER_UNROLL
-    for (int k = 0; k < K; ++k) d[k] = R(0);
-  }
-  RANVIER_HD static Dual variable(R value, int k) {
-    Dual out(value);
-    out.d[k] = R(1);
-    return out;
-  }
-  // The number `value` with the derivatives a.d * da + b.d * db.
-  RANVIER_HD static Dual chain(R value, const Dual& a, R da, const Dual& b, R db) {
-    Dual out;
-    out.x = value;
-    RANVIER_UNROLL
-    for (int k = 0; k < K; ++k) out.d[k] = a.d[k] * da + b.d[k] * db;
-    return out;
-  }
-  RANVIER_HD static Dual chain(R value, const Dual& a, R da) {
-    Dual out;
-    out.x = value;
-    RANVIER_UNROLL
-    for (int k = 0; k < K; ++k) out.d[k] = a.d[k] * da;
-    return out;
-  }
-  RANVIER_HD friend Dual operator+(const Dual& a, const Dual& b) { return chain(a.x + b.x, a, R(1), b, R(1)); }
-  RANVIER_HD friend Dual operator-(const Dual& a, const Dual& b) { return chain(a.x - b.x, a, R(1), b, R(-1)); }
-  RANVIER_HD friend Dual operator*(const Dual& a, const Dual& b) { return chain(a.x * b.x, a, b.x, b, a.x); }
-  RANVIER_HD friend Dual operator/(const Dual& a, const Dual& b) {
-    const R y = a.x / b.x;
-    return chain(y, a, 1 / b.x, b, -y / b.x);
-  }
-};
-
-template <class R>
-RANVIER_HD R value(R a) {
-  return a;
-}
-template <class R, int K>
-RANVIER_HD R value(const Dual<R, K>& a) {
-  return a.x;
-}
-template <class R>
-RANVIER_HD R sqrt_(R a) {
-  return std::sqrt(a);
-}
-template <class R, int K>
-RANVIER_HD Dual<R, K> sqrt_(const Dual<R, K>& a) {
-  const R y = std::sqrt(a.x);
-  return Dual<R, K>::chain(y, a, R(0.5) / y);
-}
-// Adds the derivative `slope` for parameter `k`; plain numbers have none.
-template <class R>
-RANVIER_HD void add_partial(R&, int, R) {}
-template <class R, int K>
-RANVIER_HD void add_partial(Dual<R, K>& a, int k, R slope) {
-  if (k < K) a.d[k] += slope;
-}
-template <class S>
-struct HasParameters {
-  static constexpr bool value = false;
-};
-template <class R>
-struct HasParameters<Dual<R, 8>> {
-  static constexpr bool value = true;
-};
-
 // A quotient that only steers a search or corrects a small error.
 RANVIER_HD float quotient(float a, float b) {
 #if defined(__CUDA_ARCH__)
@@ -97,19 +32,24 @@ RANVIER_HD float quotient(float a, float b) {
 #endif
 }
 RANVIER_HD double quotient(double a, double b) { return a / b; }
+// The square root of a positive number.
+RANVIER_HD float root_(float x) {
+#if defined(__CUDA_ARCH__)
+  return x * rsqrtf(x);
+#else
+  return std::sqrt(x);
+#endif
+}
+RANVIER_HD double root_(double x) { return std::sqrt(x); }
 // exp(x) for the moderate x of a step.
 RANVIER_HD float exp_(float x) {
 #if defined(__CUDA_ARCH__)
   return __expf(x);
 #else
-  return std::exp(x);
+  return exp_far(x);  // no call: it overlaps with its neighbours
 #endif
 }
-RANVIER_HD double exp_(double x) { return std::exp(x); }
-template <class R, int K>
-RANVIER_HD Dual<R, K> quotient(const Dual<R, K>& a, const Dual<R, K>& b) {
-  return a / b;
-}
+RANVIER_HD double exp_(double x) { return exp_far(x); }
 
 // phi(x) = (exp(x) - 1) / x to rounding; the series covers what steps need.
 RANVIER_HD float phi(float x) {
@@ -127,16 +67,36 @@ RANVIER_HD double phi(double x) {
 // phi'(x), as synapse.py has it.
 template <class R>
 RANVIER_HD R slope_of_phi(R x) {
-  if (std::fabs(x) < R(0.5)) {
-    R sum = R(0.5), power = 1, factorial = 2;
-    for (int n = 1; n < 13; ++n) {
-      power *= x;
-      factorial *= n + 2;
-      sum += power * (R(n + 1) / factorial);
-    }
-    return sum;
-  }
+  if (std::fabs(x) < R(kNearest)) return phi_slope_near(x);
   return ((x - 1) * std::exp(x) + 1) / (x * x);
+}
+// log(1 + x) / x for -0.4 < x < 0.65 to rounding: 2 artanh(s) / x with s = x / (2 + x), s^2 < 1/16.
+RANVIER_HD float log1p_near(float x) {
+  const float half = quotient(1.f, 2 + x), s = x * half, z = s * s;
+  float p = 1.f / 11;
+  p = p * z + 1.f / 9;
+  p = p * z + 1.f / 7;
+  p = p * z + 1.f / 5;
+  p = p * z + 1.f / 3;
+  p = p * z + 1.f;
+  return 2 * half * p;
+}
+RANVIER_HD double log1p_near(double x) {
+  const double half = 1 / (2 + x), s = x * half, z = s * s;
+  double p = 1. / 25;
+  p = p * z + 1. / 23;
+  p = p * z + 1. / 21;
+  p = p * z + 1. / 19;
+  p = p * z + 1. / 17;
+  p = p * z + 1. / 15;
+  p = p * z + 1. / 13;
+  p = p * z + 1. / 11;
+  p = p * z + 1. / 9;
+  p = p * z + 1. / 7;
+  p = p * z + 1. / 5;
+  p = p * z + 1. / 3;
+  p = p * z + 1.;
+  return 2 * half * p;
 }
 
 template <class R>
@@ -156,271 +116,223 @@ struct Membrane {
     const R x = c * h;
     syn = exp_(-h * rate_syn);
     y = h * phi(x);
-    mem = std::fabs(x) < R(0.5) ? syn * (1 + c * y) : exp_(-h * rate_mem);
+    mem = std::fabs(x) < R(kNearest) ? syn * (1 + c * y) : exp_(-h * rate_mem);
   }
   // d q(h) / d c
   RANVIER_HD R q_slope(R h) const { return h * h * slope_of_phi(c * h); }
 
   // (v, i) a time h later (Eq. 4).
-  RANVIER_HD void flow(const R& v, const R& i, const R& h, R& v_out, R& i_out) const {
+  RANVIER_HD void flow(R v, R i, R h, R& v_out, R& i_out) const {
     R syn, mem, y;
     decays(h, syn, mem, y);
     i_out = i * syn;
     v_out = v * mem + i_out * y;
   }
-  template <int K>
-  RANVIER_HD void flow(const Dual<R, K>& v, const Dual<R, K>& i, const Dual<R, K>& h, Dual<R, K>& v_out,
-                       Dual<R, K>& i_out) const {
-    using D = Dual<R, K>;
-    R syn, mem, y;
-    decays(h.x, syn, mem, y);
-    const R i_x = i.x * syn, v_x = v.x * mem + i_x * y, rise = slope(v_x, i_x);
-    D v_new = D::chain(v_x, v, mem, i, syn * y), i_new = D::chain(i_x, i, syn, h, -i_x * rate_syn);
-    RANVIER_UNROLL
-    for (int k = 0; k < K; ++k) v_new.d[k] += rise * h.d[k];
-    if constexpr (HasParameters<D>::value) {
-      const R bend = i_x * q_slope(h.x);
-      v_new.d[kTauMem] += (v.x * mem * h.x + bend) * rate_mem * rate_mem;
-      v_new.d[kTauSyn] += (i_x * y * h.x - bend) * rate_syn * rate_syn;
-      i_new.d[kTauSyn] += i_x * h.x * rate_syn * rate_syn;
-    }
-    v_out = v_new, i_out = i_new;
-  }
   RANVIER_HD R slope(R v, R i) const { return i - v * rate_mem; }
-
   RANVIER_HD R q(R h) const { return h * phi(c * h); }
-  template <int K>
-  RANVIER_HD Dual<R, K> q(const Dual<R, K>& h) const {
-    const R y = q(h.x);
-    auto out = Dual<R, K>::chain(y, h, 1 + c * y);
-    if constexpr (HasParameters<Dual<R, K>>::value) add_c(out, q_slope(h.x));
-    return out;
-  }
   // The h with q(h) = y.
-  RANVIER_HD R time_of_q(R y) const { return c == 0 ? y : quotient(std::log1p(c * y), c); }
-  template <int K>
-  RANVIER_HD Dual<R, K> time_of_q(const Dual<R, K>& y) const {
-    const R h = time_of_q(y.x), rate = 1 / (1 + c * y.x);
-    auto out = Dual<R, K>::chain(h, y, rate);
-    if constexpr (HasParameters<Dual<R, K>>::value) add_c(out, -q_slope(h) * rate);
-    return out;
+  RANVIER_HD R time_of_q(R y) const {
+    const R x = c * y;
+    if (x > R(-0.4) && x < R(0.65)) return y * log1p_near(x);
+    return quotient(std::log1p(x), c);
   }
-  // exp(h / tau_syn) and exp(h / tau_mem)
-  RANVIER_HD R grow_syn(R h) const { return exp_(h * rate_syn); }
+  // exp(h / tau_mem)
   RANVIER_HD R grow_mem(R h) const { return exp_(h * rate_mem); }
-  template <int K>
-  RANVIER_HD Dual<R, K> grow_syn(const Dual<R, K>& h) const {
-    const R y = grow_syn(h.x);
-    auto out = Dual<R, K>::chain(y, h, y * rate_syn);
-    add_partial(out, kTauSyn, -y * h.x * rate_syn * rate_syn);
-    return out;
-  }
-  template <int K>
-  RANVIER_HD Dual<R, K> grow_mem(const Dual<R, K>& h) const {
-    const R y = grow_mem(h.x);
-    auto out = Dual<R, K>::chain(y, h, y * rate_mem);
-    add_partial(out, kTauMem, -y * h.x * rate_mem * rate_mem);
-    return out;
-  }
-  template <class S>
-  RANVIER_HD S threshold() const {
-    S out(v_th);
-    add_partial(out, kThreshold, R(1));
-    return out;
-  }
 
-  // Time and height of the highest voltage of the free flow from (v, i) within [0, length] (Eq. 11), given its end.
-  RANVIER_HD void top(R v, R i, R length, R v_end, R i_end, R& h, R& height) const {
-    const R rises = slope(v, i);
-    h = length;
-    height = v_end;
-    if (rises > 0 && slope(v_end, i_end) < 0) {
-      R y = quotient(tau_mem * rises, i + c * v);
-      if (!(c * y > -1)) y = 0;
-      h = min_(max_(time_of_q(y), R(0)), length);
-      R unused;
-      flow(v, i, h, height, unused);
-    }
-  }
-
- private:
-  template <int K>
-  RANVIER_HD void add_c(Dual<R, K>& out, R slope) const {
-    add_partial(out, kTauMem, slope * rate_mem * rate_mem);
-    add_partial(out, kTauSyn, -slope * rate_syn * rate_syn);
+  // Height of the peak (Eq. 11) of a flow from (v, i), whose voltage rises by `rise` > 0.
+  RANVIER_HD R peak(R v, R i, R rise) const { return tau_mem * i * exp_(-time_of_peak(v, i, rise) * rate_syn); }
+  // How long a flow with current i and slope `rise` > 0 of its voltage v rises (Eq. 11); all three of one scale.
+  RANVIER_HD R time_of_peak(R v, R i, R rise) const {
+    const R y = quotient(tau_mem * rise, i + c * v);
+    return c * y > -1 ? max_(time_of_q(y), R(0)) : R(0);
   }
 };
 
-template <class S>
+// What stands for the arrivals of a step (Eq. 7): two kicks of the current, which add `half` each to a; or all of it at
+// the start of the step (Eq. 8).
+template <class R>
 struct Kicks {
-  S x1, x2, w1, w2;
+  R y1, y2, half;  // q(h) of both
+  bool inside;     // false: at the start
+  // what y1 and y2 come from, for derivatives
+  R mean, square, spread;
+  bool apart, limited;
 };
 
-// Where a neuron is inside the step.
-template <class S>
-struct Progress {
-  S s, v, i, v_end;
-  bool first, second;
-};
-
-// Two equal kicks with the moments of the arrivals (Eq. 7), or the whole at the start of the step (Eq. 8).
-template <class S, class R>
-RANVIER_HD Kicks<S> stand_in(const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt, Progress<S>& at) {
-  const S step(dt);
-  const S longest = m.q(step);
+template <class R>
+RANVIER_HD Kicks<R> stand_in(R ji, R jv, R jq, R longest) {
   const R rounding = 64 * epsilon(R(0));
-  const bool some = value(ji) != 0;
-  const S mean = some ? quotient(jv, ji) : S(R(0));
-  const bool inside =
-      some && value(mean) >= -rounding * value(longest) && value(mean) <= (1 + rounding) * value(longest);
-  if (!inside) {
-    at.i = at.i + ji * m.grow_syn(step);
-    at.v = at.v + (jv - ji * longest) * m.grow_mem(step);
-    const S end = step - m.time_of_q(S(R(0.5)) * longest);
-    return {end, end, S(R(0)), S(R(0))};
-  }
-  const S square = quotient(jq, ji);
-  const S variance = square - mean * mean;
-  S spread(R(0));
-  if (value(variance) > rounding * std::fabs(value(square))) {
-    spread = sqrt_(variance);
-    const S room = value(mean) < value(longest) - value(mean) ? mean : longest - mean;
-    if (value(room) < value(spread)) spread = room;
-  }
-  const S h1 = m.time_of_q(mean + spread), h2 = m.time_of_q(mean - spread);
-  const S half = S(R(0.5)) * ji;
-  return {step - h1, step - h2, half * m.grow_syn(h1), half * m.grow_syn(h2)};
+  Kicks<R> k;
+  k.mean = quotient(jv, ji), k.square = quotient(jq, ji);
+  k.inside = ji != 0 && k.mean >= -rounding * longest && k.mean <= (1 + rounding) * longest;
+  const R variance = k.square - k.mean * k.mean;
+  k.apart = variance > rounding * std::fabs(k.square);
+  const R spread = root_(k.apart ? variance : R(1)), room = min_(k.mean, longest - k.mean);
+  k.limited = k.apart && room < spread;
+  k.spread = k.limited ? room : k.apart ? spread : R(0);
+  k.y1 = k.inside ? k.mean + k.spread : R(0.5) * longest;
+  k.y2 = k.inside ? k.mean - k.spread : R(0.5) * longest;
+  k.half = k.inside ? R(0.5) * ji : R(0);
+  return k;
 }
 
-// The crossing within (t, high] of the flow from (v, i) at t: Newton's steps inside a shrinking bracket.
+// The first x in [0, length] with b + a p(x) = theta exp(x / tau_mem), p(x) = q(x) exp(-c x): the crossing of a flow
+// from (b, a), negative at 0 (by `below`) and not at `length` (by `above`). Newton's steps inside a shrinking bracket,
+// from the root of the parabola through both ends with the slope at the first.
 template <class R>
-RANVIER_HD R newton(R t, R v, R i, R high, const Membrane<R>& m) {
-  R low = 0, v_x, i_x;
-  high -= t;
+RANVIER_HD R newton(R b, R a, R theta, R below, R above, R length, const Membrane<R>& m) {
+  const R rise = (a - theta * m.rate_mem) * length;
+  const R inner = (rise + 2 * below) * (rise + 2 * below) - 4 * below * above,
+          guess = quotient(-2 * below, rise + root_(inner));
+  R x = guess >= 0 && guess <= 1 ? guess * length : R(0.5) * length, low = 0, high = length;
   // Newton's steps square the error: behind one of this size there is none left that a number could hold
-  const R small = std::sqrt(epsilon(R(0))) * high;
-  m.flow(v, i, high, v_x, i_x);
-  R x = min_(max_(high * (m.v_th - v) / (v_x > v ? v_x - v : R(1)), R(0)), high);
+  const R small = R(sizeof(R) == 4 ? 3.5e-4 : 1.5e-8) * length;
   RANVIER_ROLLED
   for (int k = 0; k < kIterations; ++k) {
-    m.flow(v, i, x, v_x, i_x);
-    if (v_x >= m.v_th)
+    const R p = x * phi(-m.c * x), grown = theta * exp_(x * m.rate_mem);
+    const R level = b + a * p - grown, slope = a - m.c * a * p - grown * m.rate_mem;
+    if (level >= 0)
       high = x;
     else
       low = x;
-    const R slope = m.slope(v_x, i_x);
-    const R step = x - quotient(v_x - m.v_th, slope > 0 ? slope : R(1));
-    const R before = x;
-    x = slope > 0 && step >= low && step <= high ? step : R(0.5) * (low + high);
-    if (x == step && std::fabs(x - before) <= small) break;
+    const R step = x - quotient(level, slope > 0 ? slope : R(1)), before = x;
+    const bool inside = slope > 0 && step >= low && step <= high;
+    x = inside ? step : R(0.5) * (low + high);
+    if (inside && std::fabs(x - before) <= small) break;
   }
-  return t + x;
-}
-
-// The root x of `level` with the derivative of the implicit function, level's divided by `rate` (Eq. 13).
-template <class R>
-RANVIER_HD R implicit(R x, R, R) {
   return x;
 }
-template <class R, int K>
-RANVIER_HD Dual<R, K> implicit(R x, const Dual<R, K>& level, R rate) {
-  return Dual<R, K>::chain(x, level, -1 / rate);
-}
 
-// The first crossing after `at` (Eq. 9 to 14); on true `g` is its time and `at` the state just after the reset.
-template <class S, class R>
-RANVIER_HD bool next_spike(Progress<S>& at, const Kicks<S>& kicks, const S& i_end, const Membrane<R>& m, R dt, S& g) {
-  // three pieces: up to the first kick, up to the second, up to the end; a kick that is over has length 0
-  S t = at.s, v = at.v, i = at.i;
-  R high = 0;
-  bool fired = false;
-  int piece = 0;
-  RANVIER_ROLLED
-  for (;; ++piece) {
-    S end = piece == 2 ? S(dt) : t;
-    if (piece == 0 && at.first) end = kicks.x1;
-    if (piece == 1 && at.second) end = kicks.x2;
-    S v_next = at.v_end, i_next = i_end;
-    if (piece < 2) m.flow(v, i, end - t, v_next, i_next);
-    const bool over = value(v) >= m.v_th;
-    R h, height = value(v_next);
-    h = max_(value(end) - value(t), R(0));
-    if (height < m.v_th) m.top(value(v), value(i), h, value(v_next), value(i_next), h, height);
-    fired = over || (height >= m.v_th && value(end) > value(t));
-    if (fired) {
-      high = value(t) + h;
-      break;
-    }
-    if (piece == 2) return false;
-    t = end, v = v_next, i = i_next;
-    if (piece == 0 && at.first) i = i + kicks.w1;
-    if (piece == 1 && at.second) i = i + kicks.w2;
-  }
-  if (piece == 0 && value(at.v) >= m.v_th) {
-    g = at.s;
-    at.v = at.v - m.template threshold<S>();
-  } else {
-    const R root = newton(value(t), value(v), value(i), high, m);
-    // behind the last kick the state is that of the end of the step moved back
-    const bool last = piece == 2;
-    const S t0 = last ? S(dt) : t, v0 = last ? at.v_end : v, i0 = last ? i_end : i;
-    S v_g, i_g;
-    m.flow(v0, i0, S(root) - t0, v_g, i_g);
-    const R rate = max_(m.slope(value(v_g), value(i_g)), R(kSlopeFloor));
-    g = implicit(root, v_g - m.template threshold<S>(), rate);
-    m.flow(v0, i0, g - t0, v_g, i_g);
-    at.v = S(R(0));
-    at.i = i_g;
-    at.first = at.first && piece < 1;
-    at.second = at.second && piece < 2;
-  }
-  at.s = g;
-  at.v_end = at.v_end - m.template threshold<S>() * m.grow_mem(g - S(dt));
-  return true;
-}
-
-// All spikes of a step that starts from (v, i) and ends at (v_end, i_end) without resets: their number and times `g`;
-// `v_end` then with resets; `still` if there are more than kSpikesPerStep.
-template <class S, class R>
-RANVIER_HD int spikes_between(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const S& i_end,
-                              const Membrane<R>& m, R dt, bool single, S* g, S& v_end, bool& still) {
-  Progress<S> at{S(R(0)), v, i, v_end, true, true};
-  const Kicks<S> kicks = stand_in(ji, jv, jq, m, dt, at);
-  int n = 0;
+// All spikes of a step that starts from (v, i) and ends at (v_end, i_end) without resets (Eq. 9 to 14): their number
+// and times `g`; `v_end` then with resets; `still` if there are more than kSpikesPerStep.
+template <class R>
+RANVIER_HD int spikes_between(R v, R i, R ji, R jv, R jq, R i_end, const Membrane<R>& m, R dt, bool single, R* g,
+                              R& v_end, bool& still) {
+  R alpha, beta, longest;
+  m.decays(dt, alpha, beta, longest);
+  const Kicks<R> kicks = stand_in(ji, jv, jq, longest);
+  const R h1 = m.time_of_q(kicks.y1), h2 = m.time_of_q(kicks.y2);
+  const R left1 = exp_(-h1 * m.rate_mem), left2 = exp_(-h2 * m.rate_mem);
+  const R a0 = kicks.inside ? i * alpha : i_end;
+  if (!kicks.inside) v = v + quotient(jv - ji * longest, beta);
+  // three pieces: up to the first kick, up to the second, up to the end; here the one begins that is looked at
+  int piece = 0, n = 0;
+  R h = dt, y = longest, left = beta, b = v * beta;
+  bool over = v >= m.v_th;
   still = false;
   const int most = single ? 1 : kSpikesPerStep;
   RANVIER_ROLLED
-  while (n < most && next_spike(at, kicks, i_end, m, dt, g[n])) {
-    ++n;
-    if (!(value(at.v_end) >= m.v_th)) break;
-    still = n == kSpikesPerStep;
+  for (;;) {
+    const R a = piece == 0 ? a0 : piece == 1 ? a0 + kicks.half : i_end;
+    const R h_end = piece == 0   ? h1
+                    : piece == 1 ? h2
+                                 : R(0),
+            y_end = piece == 0   ? kicks.y1
+                    : piece == 1 ? kicks.y2
+                                 : R(0);
+    const R left_end = piece == 0 ? left1 : piece == 1 ? left2 : R(1);
+    const R b_end = piece == 2 ? v_end : b + a * (y - y_end);
+    R above = b_end - m.v_th * left_end, length = h - h_end;
+    const R here = a * (1 + m.c * y);  // in the scale of b
+    if (!over && above < 0) {
+      const R rise = here - b * m.rate_mem;
+      if (rise > 0 && a * (1 + m.c * y_end) < b_end * m.rate_mem) {
+        length = min_(m.time_of_peak(b, here, rise), length);
+        above = b + m.tau_syn * rise - m.v_th * left * exp_(length * m.rate_mem);
+      }
+    }
+    if (!over && !(above >= 0 && h > h_end)) {
+      if (piece == 2) break;
+      ++piece;
+      over = above >= 0;
+      h = h_end, y = y_end, left = left_end, b = b_end;
+      continue;
+    }
+    if (over && piece == 0) {
+      g[n] = 0;
+      v -= m.v_th;
+      b = v * beta;
+      over = v >= m.v_th;
+      v_end -= m.v_th * beta;
+    } else {
+      const R x = over ? R(0) : newton(b, here, m.v_th * left, b - m.v_th * left, above, length, m);
+      left *= exp_(x * m.rate_mem);
+      h -= x;
+      g[n] = dt - h;
+      v_end -= m.v_th * left;
+      over = false;
+      b = 0;
+    }
+    if (++n == most || !(v_end >= m.v_th)) break;
+    y = m.q(h);
   }
-  v_end = at.v_end;
+  still = n == kSpikesPerStep && v_end >= m.v_th;
   return n;
 }
 
-// The same from the state at the start and the bucket alone.
-template <class S, class R>
-RANVIER_HD int spikes_of_step(const S& v, const S& i, const S& ji, const S& jv, const S& jq, const Membrane<R>& m, R dt,
-                              bool single, S* g, S& v_end, bool& still) {
-  S i_end;
-  m.flow(v, i, S(dt), v_end, i_end);
-  v_end = v_end + jv;
-  i_end = i_end + ji;
-  return spikes_between(v, i, ji, jv, jq, i_end, m, dt, single, g, v_end, still);
+// Derivatives of the times `g` (n,) of a step's spikes for the state[5] = v, i, JI, JV, JQ that it starts from, and
+// with K = 8 for tau_mem, tau_syn, v_th: row k of `out` (n, K) holds those of spike k. Eq. 13 in the scale of the end
+// of the step: dg = -(db - d(theta left)) / (v' left), at fixed time.
+template <int K, class R>
+RANVIER_HD void spike_jacobian(const R* state, const R* g, const Membrane<R>& m, R dt, int n, R* out) {
+  const R i = state[1], ji = state[2], jv = state[3];
+  R alpha, beta, longest;
+  m.decays(dt, alpha, beta, longest);
+  const Kicks<R> kicks = stand_in(ji, jv, state[4], longest);
+  R v = kicks.inside ? state[0] : state[0] + quotient(jv - ji * longest, beta);
+  R resets[K] = {};  // of what earlier spikes of the step took from b
+  RANVIER_ROLLED
+  for (int f = 0; f < n; ++f) {
+    R* const to = out + f * K;
+    const R h = dt - g[f];
+    R syn, left, y;
+    m.decays(h, syn, left, y);
+    const bool at_once = v >= m.v_th && g[f] == 0;  // the start of the step does not move
+    v = at_once ? v - m.v_th : R(0);
+    // a and b behind all arrivals, before the first kick, or between both
+    R a = i * alpha + ji, by_ji = -y, by_jv = 1, by_jq = 0, by_longest = 0;
+    if (kicks.inside && y > kicks.y1) {
+      a = i * alpha, by_ji = 0, by_jv = 0;
+    } else if (kicks.inside && y > kicks.y2) {
+      a = i * alpha + kicks.half, by_ji = R(-0.5) * y;
+      if (!kicks.apart) {
+        by_jv = R(0.5);
+      } else if (!kicks.limited) {
+        by_jq = quotient(R(0.25), kicks.spread);
+        by_jv = R(0.5) - 2 * kicks.mean * by_jq;
+        by_ji += R(0.5) * kicks.spread + (2 * kicks.mean * kicks.mean - kicks.square) * by_jq;
+      } else if (kicks.spread != kicks.mean) {
+        by_ji += R(0.5) * longest, by_jv = 0, by_longest = kicks.half;
+      }
+    }
+    const R rate = a * (1 + m.c * y) - m.v_th * left * m.rate_mem;
+    const R scale = at_once ? R(0) : -1 / max_(rate, R(kSlopeFloor) * left);
+    to[0] = scale * (beta - resets[0]);
+    to[1] = scale * (alpha * (longest - y) - resets[1]);
+    to[2] = scale * (by_ji - resets[2]);
+    to[3] = scale * (by_jv - resets[3]);
+    to[4] = scale * (by_jq - resets[4]);
+    if constexpr (K == 8) {
+      const R bend = (i * alpha + by_longest) * m.q_slope(dt) - a * m.q_slope(h);  // of b by c
+      const R taken = m.v_th * left * h * m.rate_mem * m.rate_mem;
+      to[kTauMem] = scale * ((state[0] * beta * dt + bend) * m.rate_mem * m.rate_mem - taken - resets[kTauMem]);
+      to[kTauSyn] = scale * ((i * alpha * dt * (longest - y) - bend) * m.rate_syn * m.rate_syn - resets[kTauSyn]);
+      to[kThreshold] = scale * (-left - resets[kThreshold]);
+      resets[kTauMem] += taken, resets[kThreshold] += left;
+    }
+    for (int q = 0; q < K; ++q) resets[q] += m.v_th * left * m.rate_mem * to[q];
+  }
 }
 
-// Derivatives of the times of the first `n` spikes of a step that starts from state[5] = v, i, JI, JV, JQ: row k of
-// `out` (n, K) holds those of spike k for state, and with K = 8 for tau_mem, tau_syn, v_th.
+// The same where the times are not known.
 template <int K, class R>
 RANVIER_HD void spike_jacobian(const R* state, const Membrane<R>& m, R dt, bool single, int n, R* out) {
-  using D = Dual<R, K>;
-  D x[5], g[kSpikesPerStep], v_end;
-  for (int q = 0; q < 5; ++q) x[q] = D::variable(state[q], q);
+  R v_end, i_end, g[kSpikesPerStep];
+  m.flow(state[0], state[1], dt, v_end, i_end);
+  v_end += state[3], i_end += state[2];
   bool still;
-  spikes_of_step(x[0], x[1], x[2], x[3], x[4], m, dt, single, g, v_end, still);
-  for (int k = 0; k < n; ++k)
-    for (int q = 0; q < K; ++q) out[k * K + q] = g[k].d[q];
+  spikes_between(state[0], state[1], state[2], state[3], state[4], i_end, m, dt, single, g, v_end, still);
+  spike_jacobian<K>(state, g, m, dt, n, out);
 }
 
 // A cheap bound on `may_fire`, from the ends (v_free, i_free) of the flow without the step's arrivals and (v_back,
@@ -440,18 +352,18 @@ RANVIER_HD bool worth_a_look(R v, R i, R v_end, R i_end, R v_free, R i_free, R v
 template <class R>
 RANVIER_HD bool may_fire(R v, R i, R v_end, R i_end, const Membrane<R>& m, R dt) {
   if (v_end >= m.v_th || v >= m.v_th) return true;
-  R h, height, v_free, i_free;
-  if (m.slope(v, i) > 0) {
-    m.flow(v, i, dt, v_free, i_free);
-    m.top(v, i, dt, v_free, i_free, h, height);
-    if (height >= m.v_th) return true;
+  const R rise = m.slope(v, i), fall = m.slope(v_end, i_end);
+  R v_there, i_there;
+  if (rise > 0) {
+    m.flow(v, i, dt, v_there, i_there);
+    if (v_there >= m.v_th) return true;
+    if (m.slope(v_there, i_there) < 0 && m.peak(v, i, rise) >= m.v_th) return true;
   }
-  if (!(m.slope(v_end, i_end) < 0)) return false;
-  R v_back, i_back;
-  m.flow(v_end, i_end, -dt, v_back, i_back);
-  if (v_back >= m.v_th) return true;
-  m.top(v_back, i_back, dt, v_end, i_end, h, height);
-  return height >= m.v_th;
+  if (!(fall < 0)) return false;
+  m.flow(v_end, i_end, -dt, v_there, i_there);
+  if (v_there >= m.v_th) return true;
+  const R rise_back = m.slope(v_there, i_there);
+  return rise_back > 0 && m.peak(v_there, i_there, rise_back) >= m.v_th;
 }
 
 }  // namespace RANVIER_TARGET
