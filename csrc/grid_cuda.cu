@@ -23,6 +23,7 @@
 
 #include "grid_cuda.h"
 #include "grid_step.h"
+#include "positions_cuda.h"
 #include "scratch_cuda.h"
 
 namespace ranvier {
@@ -127,6 +128,8 @@ size_t arrange(const GridCall<R>& c, void* scratch, bool backward, Work<R>& w) {
   layout.take(w.event_begin, s * (c.n_steps + 1));
   layout.take(w.ring, shared ? 0 : w.blocks * ring_bytes(w, backward) / sizeof(R));
   if (backward) {
+    if (c.positions.dims)
+      layout.take(w.c.dd_in, p * c.n_inputs * n), layout.take(w.c.dd_rec, p * (row - c.n_inputs * n));
     layout.take(w.spike_begin, s * (c.n_steps + 1));
     layout.take(w.sums, p * w.parts * row);
     layout.take(w.neuron_sums, c.parameters ? p * w.parts * kGridParameters * n : 0);
@@ -166,7 +169,9 @@ __global__ void build_table(Work<R> w) {
   const int32_t most = static_cast<int32_t>(c.n_slots - 1 < c.n_steps ? c.n_slots - 1 : c.n_steps);
   Synapse<R> out;
   out.w = input ? c.w_in[from] : c.w_rec[from];
-  out.steps = delay_steps(input ? c.d_in[from] : c.d_rec[from], c.dt, most);
+  const int64_t source = at / c.n, target = at % c.n;
+  const R delay = input ? delays_in(c).of(set, source, target) : delays_rec(c).of(set, source - c.n_inputs, target);
+  out.steps = delay_steps(delay, c.dt, most);
   w.table[k] = out;
 }
 
@@ -679,6 +684,13 @@ void launch_walk(Launcher& l, const Work<R>& w, bool backward) {
   l.run(kernel, w.blocks, shape.threads, bytes, w);
 }
 
+// From the adjoints of the delays of a matrix to those of the positions `dx`.
+template <class R>
+void launch_positions(Launcher& l, const Delays<R>& d, int64_t sets, const R* dd, R* dx) {
+  l.each(sets * d.sources * positions::kWarp, positions::to_sources<R>, d, dd, sets, dx);
+  l.run(positions::to_targets<R>, sets * positions::tiles(d.n), positions::kWarp * positions::kWarps, 0, d, dd, dx);
+}
+
 template <class R>
 void prepare(Launcher& l, const Work<R>& w) {
   const GridCall<R>& c = w.c;
@@ -727,6 +739,10 @@ cudaError_t grid_backward(const GridCall<R>& c, void* scratch, cudaStream_t stre
   else
     launch_walk<R, false>(l, w, true);
   l.each(c.n_sets * row, add_up<R>, w);
+  if (c.positions.dims) {
+    launch_positions(l, delays_in(c), c.n_sets, static_cast<const R*>(w.c.dd_in), c.positions.d_in);
+    if (c.recurrent) launch_positions(l, delays_rec(c), c.n_sets, static_cast<const R*>(w.c.dd_rec), c.positions.d_rec);
+  }
   if (c.parameters) l.each(c.n_sets * kGridParameters * c.n, add_up_neurons<R>, w);
   if (c.times) l.each(c.n_samples * c.n_events, add_up_events<R>, w, Shape(c.n).warps());
   return l.error;

@@ -17,11 +17,14 @@
 #include "lif_scatter_cuda.h"
 #include "lif_steps_cuda.h"
 #include "lif_work_cuda.h"
+#include "positions_cuda.h"
 
 namespace ranvier {
 namespace {
 
 using namespace lif;
+using positions::to_sources;
+using positions::to_targets;
 
 unsigned blocks(int64_t size, int64_t each) { return static_cast<unsigned>((size + each - 1) / each); }
 
@@ -44,8 +47,9 @@ template <class R>
 void prepare(const Work<R>& w, cudaStream_t stream, Launches& l) {
   const Call<R>& c = w.c;
   const int64_t in = c.n_sets * c.n_inputs * c.n, rec = c.recurrent ? c.n_sets * c.n * c.n : 0;
-  if (in) pack_synapses<<<blocks(in, 256), 256, 0, stream>>>(c.w_in, c.d_in, in, c.dt, w.in), l.check();
-  if (rec) pack_synapses<<<blocks(rec, 256), 256, 0, stream>>>(c.w_rec, c.d_rec, rec, c.dt, w.rec), l.check();
+  const Delays<R> d_in = delays_in(c), d_rec = delays_rec(c);
+  if (in) pack_synapses<<<blocks(in, 256), 256, 0, stream>>>(c.w_in, d_in, in, c.dt, w.in), l.check();
+  if (rec) pack_synapses<<<blocks(rec, 256), 256, 0, stream>>>(c.w_rec, d_rec, rec, c.dt, w.rec), l.check();
   l.check(cudaMemsetAsync(w.bad, 0, c.n_samples * sizeof(int32_t), stream));
   l.check(cudaMemsetAsync(w.segment, 0, c.n_samples * (w.n_chunks + 1) * sizeof(int32_t), stream));
   const dim3 grid(static_cast<unsigned>(c.n_samples), blocks(c.n_events, 256));
@@ -143,6 +147,14 @@ void launch_gather(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l
   if (sources) gather<R, kParameters><<<dim3(sources, tiles, sets), kWarp * kGatherWarps, 0, stream>>>(w, k), l.check();
 }
 
+// From the adjoints of the delays of a matrix to those of the positions `dx`.
+template <class R>
+void launch_positions(const Delays<R>& d, int64_t sets, const R* dd, R* dx, cudaStream_t stream, Launches& l) {
+  const unsigned tiles = static_cast<unsigned>(sets * positions::tiles(d.n));
+  if (d.sources) to_sources<<<blocks(sets * d.sources, 8), 256, 0, stream>>>(d, dd, sets, dx), l.check();
+  to_targets<<<tiles, positions::kWarp * positions::kWarps, 0, stream>>>(d, dd, dx), l.check();
+}
+
 // Both passes, kernel after kernel; `watch` is told the name of what has just been launched (benchmarks/lif_cuda.cu).
 template <class R, class Watch>
 cudaError_t run_forward(const Call<R>& c, void* scratch, cudaStream_t stream, Watch watch) {
@@ -179,6 +191,11 @@ cudaError_t run_backward(const Call<R>& c, void* scratch, cudaStream_t stream, W
     launch_gather<R, kParameters>(w, k, stream, l);
     if (c.times && c.n_events) event_times<<<dim3(samples, blocks(c.n_events, 64)), 256, 0, stream>>>(w, k), l.check();
     watch("gather");
+  }
+  if (c.positions.dims) {
+    launch_positions(delays_in(c), c.n_sets, w.c.dd_in, c.positions.d_in, stream, l);
+    if (c.recurrent) launch_positions(delays_rec(c), c.n_sets, w.c.dd_rec, c.positions.d_rec, stream, l);
+    watch("positions");
   }
   if (kParameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check(), watch("parameters");
   return l.error;

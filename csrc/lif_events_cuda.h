@@ -6,12 +6,12 @@ namespace ranvier {
 namespace lif {
 
 template <class R>
-__global__ void pack_synapses(const R* weight, const R* delay, int64_t size, R dt, Synapse<R>* out) {
-  const int64_t k = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+__global__ void pack_synapses(const R* weight, Delays<R> delays, int64_t size, R dt, Synapse<R>* out) {
+  const int64_t k = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, row = k / delays.n;
   if (k >= size) return;
   Synapse<R> x;
   x.weight = weight[k];
-  split_time(delay[k], dt, x.step, x.offset);
+  split_time(delays.of(row / delays.sources, row % delays.sources, k % delays.n), dt, x.step, x.offset);
   out[k] = x;
 }
 

@@ -88,6 +88,7 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   layout.take(w.bad, s);
   layout.take(w.segment, s * (chunks + 1));
   if (backward) {
+    if (c.positions.dims) layout.take(w.c.dd_in, in), layout.take(w.c.dd_rec, rec);
     layout.take(w.lam, s * n);
     layout.take(w.spike_segment, s * (chunks + 1));
     layout.take(w.starts, s * chunks * (m + 1)), layout.take(w.cursors, s * chunks * (m + 1));
