@@ -5,10 +5,9 @@
 // kParts or one each, and the sums of a set's runs are added in order. The cut knows nothing of threads, so neither
 // does the result.
 #include <cstring>
-#include <limits>
-#include <string>
 #include <vector>
 
+#include "event_check.h"
 #include "grid_binding.h"
 #include "grid_kernels.h"
 #include "parallel.h"
@@ -50,10 +49,10 @@ class Prepared {
  public:
   std::vector<GridSet<R>> sets;
   std::vector<int64_t> n_real;
+  ffi::Error error;
 
   Prepared(ffi::ThreadPool& pool, const GridCall<R>& c)
       : sets(c.n_sets),
-        n_real(c.n_samples),
         in_(c.n_inputs * c.n),
         rec_(c.recurrent ? c.n * c.n : 0),
         cells_(kGridCellRows * c.n),
@@ -65,19 +64,8 @@ class Prepared {
       const int32_t longest = kernels<R>().prepare(c, p, places, places + in_, cells);
       sets[p] = {c.w_in + p * in_, c.w_rec + p * rec_, places, places + in_, cells, longest};
     });
-    parallel_for(pool, c.n_samples, [&](int64_t s) { n_real[s] = kernels<R>().check(c, s); });
-  }
-
-  ffi::Error error(const GridCall<R>& c) const {
-    for (int64_t s = 0; s < c.n_samples; ++s) {
-      if (n_real[s] >= 0) continue;
-      const int64_t at = s * c.n_events - 1 - n_real[s];
-      return ffi::Error::InvalidArgument("simulate: got an event at " + std::to_string(c.time[at]) + " ms in channel " +
-                                         std::to_string(c.channel[at]) +
-                                         "; needs times >= 0 in order and channels below " +
-                                         std::to_string(c.n_inputs) + "; make events with Events.from_times");
-    }
-    return ffi::Error::Success();
+    const auto inside = [&c](R time) { return time < c.limit && time / c.dt < static_cast<R>(c.n_steps); };
+    error = check_events(pool, c, n_real, inside);
   }
 
  private:
@@ -92,7 +80,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remain
   GridCall<R> c{};
   if (auto wrong = bind_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
   const Prepared<R> prepared(pool, c);
-  if (auto wrong = prepared.error(c); wrong.failure()) return wrong;
+  if (prepared.error.failure()) return prepared.error;
   parallel_for(pool, c.n_samples, [&](int64_t s) {
     const GridSet<R>& set = prepared.sets[s / c.per_set];
     R* const memory = scratch<R, kWalk>(grid_forward_memory(c.n, set.longest));
@@ -107,7 +95,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remai
   GridCall<R> c{};
   if (auto wrong = bind_backward(c, attributes, arguments, results); wrong.failure()) return wrong;
   const Prepared<R> prepared(pool, c);
-  if (auto wrong = prepared.error(c); wrong.failure()) return wrong;
+  if (prepared.error.failure()) return prepared.error;
 
   const int64_t in = c.n_inputs * c.n, rec = c.recurrent ? c.n * c.n : 0;
   const int64_t neuron = c.parameters ? kGridParameters * c.n : 0, each = 2 * in + 2 * rec + neuron;

@@ -11,7 +11,7 @@ ffi::Error forward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dicti
                    ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   GridCall<R> c{};
   if (auto e = bind_forward(c, attributes, arguments, results); e.failure()) return e;
-  return launch("ranvier_grid", c, kGridMostNeurons, memory, stream, grid_forward_scratch<R>, grid_forward<R>);
+  return launch("ranvier_grid", c, kGridMostNeurons, memory, stream, results, grid_forward_scratch<R>, grid_forward<R>);
 }
 
 template <class R>
@@ -19,7 +19,8 @@ ffi::Error backward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dict
                     ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   GridCall<R> c{};
   if (auto e = bind_backward(c, attributes, arguments, results); e.failure()) return e;
-  return launch("ranvier_grid", c, kGridMostNeurons, memory, stream, grid_backward_scratch<R>, grid_backward<R>);
+  return launch("ranvier_grid", c, kGridMostNeurons, memory, stream, results, grid_backward_scratch<R>,
+                grid_backward<R>);
 }
 
 }  // namespace

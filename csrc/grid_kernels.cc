@@ -23,26 +23,6 @@ int32_t prepare(const GridCall<R>& c, int64_t set, int32_t* places_in, int32_t* 
   return a > b ? a : b;
 }
 
-// Events become addresses, and the walks take them in order: those that were made without Events.from_times were never
-// checked. Real events come first, sorted, at times >= 0 and in channels below M.
-template <class R>
-int64_t check(const GridCall<R>& c, int64_t sample) {
-  const R* time = c.time + sample * c.n_events;
-  const int32_t* channel = c.channel + sample * c.n_events;
-  int64_t n_real = 0;
-  bool ended = false;
-  for (int64_t e = 0; e < c.n_events; ++e) {
-    if (!(time[e] < c.limit && time[e] / c.dt < static_cast<R>(c.n_steps))) {
-      ended = true;
-      continue;
-    }
-    if (ended || time[e] < 0 || (e > 0 && time[e] < time[e - 1]) || channel[e] < 0 || channel[e] >= c.n_inputs)
-      return -1 - e;
-    ++n_real;
-  }
-  return n_real;
-}
-
 template <class R>
 void forward_of(const GridCall<R>& c, const GridSet<R>& p, int64_t sample, int64_t n_real, R* memory, int32_t* fired) {
   if (c.adex)
@@ -73,7 +53,7 @@ void to_positions(const GridCall<R>& c, int64_t set, bool recurrent, const R* dd
 
 template <class R>
 GridKernels<R> grid_kernels() {
-  return {prepare<R>, check<R>, forward_of<R>, backward_of<R>, to_positions<R>};
+  return {prepare<R>, forward_of<R>, backward_of<R>, to_positions<R>};
 }
 
 template GridKernels<float> grid_kernels<float>();

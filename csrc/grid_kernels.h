@@ -41,8 +41,6 @@ template <class R>
 struct GridKernels {
   // Fills `places_*` and `cells` (not const here) of a set; returns the longest delay in steps.
   int32_t (*prepare)(const GridCall<R>&, int64_t set, int32_t* places_in, int32_t* places_rec, R* cells);
-  // The number of events within the run, or -1 - e where event e is not one (see grid_kernels.cc).
-  int64_t (*check)(const GridCall<R>&, int64_t sample);
   void (*forward)(const GridCall<R>&, const GridSet<R>&, int64_t sample, int64_t n_real, R* memory, int32_t* fired);
   void (*backward)(const GridCall<R>&, const GridSet<R>&, int64_t sample, int64_t n_real, const GridSums<R>&,
                    R* memory);

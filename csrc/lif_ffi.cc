@@ -1,7 +1,7 @@
 // XLA FFI handlers of the LIF sequence on the CPU: check the call, pick the instruction set, run on XLA's threads.
-#include <limits>
-#include <string>
+#include <vector>
 
+#include "event_check.h"
 #include "lif_binding.h"
 #include "lif_kernels.h"
 #include "parallel.h"
@@ -49,19 +49,6 @@ const Kernels<R>& kernels() {
   return best;
 }
 
-// These become addresses: Events made without from_times were never checked.
-template <class R>
-ffi::Error check_events(const Call<R>& c) {
-  for (int64_t k = 0; k < c.n_samples * c.n_events; ++k) {
-    if (!(c.time[k] < std::numeric_limits<R>::infinity())) continue;
-    if (c.time[k] < 0 || c.channel[k] < 0 || c.channel[k] >= c.n_inputs)
-      return ffi::Error::InvalidArgument("simulate: got an event at " + std::to_string(c.time[k]) + " ms in channel " +
-                                         std::to_string(c.channel[k]) + "; needs times >= 0 and channels below " +
-                                         std::to_string(c.n_inputs) + "; make events with Events.from_times");
-  }
-  return ffi::Error::Success();
-}
-
 Loop on(ffi::ThreadPool& pool) {
   return [&pool](int64_t n, const std::function<void(int64_t)>& body) { parallel_for(pool, n, body); };
 }
@@ -71,7 +58,10 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remain
                    ffi::RemainingRets results) {
   Call<R> c{};
   if (auto wrong = bind_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
-  if (auto wrong = check_events(c); wrong.failure()) return wrong;
+  std::vector<int64_t> n_inside;
+  const R limit = static_cast<R>(c.n_steps) * c.dt;
+  const auto inside = [limit](R time) { return time < limit; };
+  if (auto wrong = check_events(pool, c, n_inside, inside); wrong.failure()) return wrong;
   kernels<R>().forward(c, on(pool));
   return ffi::Error::Success();
 }

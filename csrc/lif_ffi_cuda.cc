@@ -11,7 +11,8 @@ ffi::Error forward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dicti
                    ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   Call<R> c{};
   if (auto e = bind_forward(c, attributes, arguments, results); e.failure()) return e;
-  return launch("ranvier_lif", c, lif_most_neurons<R>(), memory, stream, lif_forward_scratch<R>, lif_forward<R>);
+  return launch("ranvier_lif", c, lif_most_neurons<R>(), memory, stream, results, lif_forward_scratch<R>,
+                lif_forward<R>);
 }
 
 template <class R>
@@ -19,7 +20,8 @@ ffi::Error backward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dict
                     ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   Call<R> c{};
   if (auto e = bind_backward(c, attributes, arguments, results); e.failure()) return e;
-  return launch("ranvier_lif", c, lif_most_neurons<R>(), memory, stream, lif_backward_scratch<R>, lif_backward<R>);
+  return launch("ranvier_lif", c, lif_most_neurons<R>(), memory, stream, results, lif_backward_scratch<R>,
+                lif_backward<R>);
 }
 
 }  // namespace

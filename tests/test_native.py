@@ -343,12 +343,49 @@ def test_what_it_refuses():
     assert "float32 and float64" in native.refusal(half, "continuous")
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU drops such events")
-@pytest.mark.parametrize(("time", "channel"), [(1.0, 6), (1.0, -1), (-1.0, 0)])
-def test_an_event_that_was_never_checked_is_refused(time, channel):
-    arrays, *_ = problem(0, dtype=np.float32)
-    with pytest.raises(Exception, match="make events with Events.from_times"):
-        simulated(arrays, LIF(), jnp.array([[time]]), jnp.array([[channel]], jnp.int32)).v.block_until_ready()
+@pytest.mark.parametrize(
+    ("times", "channels"),
+    [
+        ([1.0, 2.0], [0, 6]),
+        ([1.0, 2.0], [-1, 0]),
+        ([-1.0, 2.0], [0, 0]),
+        ([3.0, 2.0], [0, 0]),
+        ([31.0, 0.2], [0, 0]),
+        ([np.inf, 2.0], [0, 0]),
+        ([DURATION + 1, 2.0], [0, 0]),
+    ],
+)
+def test_an_event_that_was_never_checked_is_refused(times, channels):
+    """The CPU refuses it; a GPU, which cannot, uses none of the sample's events and counts it as lost."""
+    (w, d, *_), *_ = problem(0, dtype=np.float32)
+    events = jnp.array([times], jnp.float32), jnp.array([channels], jnp.int32)
+    if jax.default_backend() == "cpu":
+        with pytest.raises(Exception, match="in order.*make events with Events.from_times") as error:
+            simulated((w, d), LIF(), *events).v.block_until_ready()
+        assert "\n" not in str(error.value)
+    else:
+        s = simulated((w, d), LIF(), *events)
+        assert s.overflow[0] > 0 and not s.v.any()
+
+
+def test_events_behind_the_end_may_come_in_any_order():
+    (w, d, *_), *_ = problem(0, dtype=np.float32)
+    time, channel = jnp.array([[1.0, 1.0, DURATION + 9, DURATION, np.inf]]), jnp.zeros((1, 5), jnp.int32)
+    s, t = (simulated((w, d), LIF(), time[:, :k], channel[:, :k]) for k in (5, 2))
+    np.testing.assert_array_equal(s.v, t.v)
+    assert s.overflow[0] == 0 and s.v.any()
+
+
+@pytest.mark.parametrize("scheme", ["continuous", "grid"])
+def test_no_sample_gives_gradients_of_zero(scheme):
+    arrays, neuron, time, channel = problem(0, dtype=np.float32)
+
+    def value(arrays, neuron, time):
+        return simulated(arrays, neuron, time, channel[:0], scheme=scheme).v.sum()
+
+    gradient = jax.jit(jax.grad(value, (0, 1)))
+    for leaf in jax.tree.leaves(gradient(arrays, neuron, time[:0])):
+        np.testing.assert_array_equal(leaf, 0.0)
 
 
 def in_a_new_process(code, **environment):
