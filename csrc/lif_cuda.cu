@@ -8,8 +8,8 @@
 // forward    pack synapses; for each chunk: `scatter` the input events of the chunk into the buckets, then walk its
 //            `steps`, one block a sample, where recurrent spikes go into the same buckets
 // backward   `jacobian` of every recorded spike (no step waits for another); for each chunk from the last: walk back
-//            its `adjoint_steps`, which leave the adjoints of the buckets, then `gather` them: one warp a (source,
-//            32 targets) and its share of the samples, summed in registers
+//            its `adjoint_steps`, which leave the adjoints of the buckets, then `gather` them: a
+//            block takes 8 targets and its share of the samples, with adjoints and sums in shared memory
 #include "lif_adjoint_cuda.h"
 #include "lif_cuda.h"
 #include "lif_events_cuda.h"
@@ -118,12 +118,18 @@ void launch_steps_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launches&
     launch_steps<R, 2, 1024>(w, k, stream, l);
 }
 
-template <class R, bool kSpikes>
-void launch_sort(const Work<R>& w, int64_t sources, cudaStream_t stream, Launches& l) {
-  const size_t bytes = (sources + 1) * sizeof(int32_t);
-  const bool in_shared = bytes <= size_t(48) << 10;
-  const dim3 grid(static_cast<unsigned>(w.n_chunks), static_cast<unsigned>(w.c.n_samples));
-  sort_events<R, kSpikes><<<grid, kWarp, in_shared ? bytes : 0, stream>>>(w, in_shared), l.check();
+template <class R>
+void launch_sort(const Work<R>& w, cudaStream_t stream, Launches& l) {
+  const Plan& p = w.plan;
+  if (p.sources == 0) return;
+  const int warps = sort_bytes(p.sources, kSortWarps) <= kSortShared ? kSortWarps : 1;
+  const bool in_shared = sorts_in_shared(p.sources);
+  const size_t bytes = in_shared ? sort_bytes(p.sources, warps) : 0;
+  l.check(allow_shared(sort_events<R>, bytes));
+  const dim3 grid(static_cast<unsigned>(w.n_chunks * p.windows), static_cast<unsigned>(w.c.n_samples));
+  sort_events<R><<<grid, warps * kWarp, bytes, stream>>>(w, in_shared), l.check();
+  const int64_t delays = w.c.n_sets * p.tiles * int64_t(p.sources + kOwners) * kTile;
+  tile_delays<R><<<blocks(delays, 256), 256, 0, stream>>>(w), l.check();
 }
 
 template <class R, bool kParameters>
@@ -139,12 +145,24 @@ void launch_adjoint_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launche
     launch_adjoint<R, 2, 1024, kParameters>(w, k, stream, l);
 }
 
+template <class R, bool kParameters, bool kFar>
+void launch_gather_from(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+  const Plan& p = w.plan;
+  l.check(allow_shared(gather<R, kParameters, kFar>, p.bytes));
+  const dim3 grid(static_cast<unsigned>(p.tiles * p.workers), static_cast<unsigned>(p.groups),
+                  static_cast<unsigned>(w.c.n_sets));
+  gather<R, kParameters, kFar><<<grid, kWarp * kGatherWarps, p.bytes, stream>>>(w, k), l.check();
+}
+
 template <class R, bool kParameters>
 void launch_gather(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
-  const Call<R>& c = w.c;
-  const unsigned tiles = blocks(c.n, kWarp), sets = static_cast<unsigned>(c.n_sets);
-  const unsigned sources = static_cast<unsigned>(c.n_inputs + (c.recurrent ? c.n : 0));
-  if (sources) gather<R, kParameters><<<dim3(sources, tiles, sets), kWarp * kGatherWarps, 0, stream>>>(w, k), l.check();
+  if (w.plan.sources == 0) return;
+  if (w.plan.rows)
+    launch_gather_from<R, kParameters, false>(w, k, stream, l);
+  else
+    launch_gather_from<R, kParameters, true>(w, k, stream, l);
+  const int64_t synapses = w.c.n_sets * w.plan.sources * w.c.n;
+  if (k == 0) sum_workers<R, kParameters><<<blocks(synapses, 128), 128, 0, stream>>>(w), l.check();
 }
 
 // From the adjoints of the delays of a matrix to those of the positions `dx`.
@@ -179,9 +197,7 @@ cudaError_t run_backward(const Call<R>& c, void* scratch, cudaStream_t stream, W
   prepare(w, stream, l);
   const unsigned samples = static_cast<unsigned>(c.n_samples);
   find_spike_segments<<<samples, 32, 0, stream>>>(w), l.check(), watch("prepare");
-  if (c.n_inputs) launch_sort<R, false>(w, c.n_inputs, stream, l);
-  if (c.recurrent) launch_sort<R, true>(w, c.n, stream, l);
-  watch("sort");
+  launch_sort(w, stream, l), watch("sort");
   if (c.times) l.check(cudaMemsetAsync(c.dt_event, 0, c.n_samples * c.n_events * sizeof(R), stream));
   const dim3 grid(blocks(c.capacity, 64), samples);
   if (c.capacity) jacobian<R, kParameters ? 8 : 5><<<grid, 64, 0, stream>>>(w), l.check();
@@ -197,7 +213,8 @@ cudaError_t run_backward(const Call<R>& c, void* scratch, cudaStream_t stream, W
     if (c.recurrent) launch_positions(delays_rec(c), c.n_sets, w.c.dd_rec, c.positions.d_rec, stream, l);
     watch("positions");
   }
-  if (kParameters) sum_parameters<<<blocks(c.n_sets * c.n, 64), 64, 0, stream>>>(w), l.check(), watch("parameters");
+  if (kParameters)
+    sum_parameters<<<blocks(c.n_sets * c.n, 4), 4 * kWarp, 0, stream>>>(w), l.check(), watch("parameters");
   return l.error;
 }
 

@@ -41,76 +41,136 @@ __global__ void find_segments(Work<R> w) {
   if (here < w.n_chunks && (time[e] < 0 || channel < 0 || channel >= w.c.n_inputs)) atomicAdd(&w.bad[s], 1);
 }
 
+// The first of [low, high) whose step is not before `t`; steps do not fall.
+template <class Step>
+__device__ __forceinline__ int32_t first_from(int32_t low, int32_t high, int64_t t, Step step) {
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (step(middle) < t)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 // The same for the spike records.
 template <class R>
 __global__ void find_spike_segments(Work<R> w) {
   const int64_t s = blockIdx.x;
-  const int32_t n = w.c.n_spikes[s];
   const int32_t* step = w.c.spike_step + s * w.c.capacity;
-  for (int32_t k = threadIdx.x; k <= w.n_chunks; k += blockDim.x) {
-    int32_t low = 0, high = n;  // the first record of step >= k * chunk
-    while (low < high) {
-      const int32_t middle = (low + high) / 2;
-      if (int64_t(step[middle]) < int64_t(k) * w.chunk)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    w.spike_segment[s * (w.n_chunks + 1) + k] = low;
-  }
+  for (int32_t k = threadIdx.x; k <= w.n_chunks; k += blockDim.x)
+    w.spike_segment[s * (w.n_chunks + 1) + k] =
+        first_from(0, w.c.n_spikes[s], int64_t(k) * w.chunk, [&](int32_t e) { return int64_t(step[e]); });
 }
 
-// The events of a chunk by source, in each source by time: a stable counting sort, one warp a (chunk, sample).
-template <class R, bool kSpikes>
-__global__ void sort_events(Work<R> w, bool in_shared) {
-  const int64_t s = blockIdx.y, k = blockIdx.x, size = kSpikes ? w.c.capacity : w.c.n_events;
-  const int32_t lane = threadIdx.x, sources = static_cast<int32_t>(kSpikes ? w.c.n : w.c.n_inputs);
-  const int32_t* segment = (kSpikes ? w.spike_segment : w.segment) + s * (w.n_chunks + 1) + k;
-  const int32_t* key = (kSpikes ? w.c.spike_neuron : w.c.channel) + s * size;
-  const int64_t table = (s * w.n_chunks + k) * (sources + 1);
-  int32_t* starts = (kSpikes ? w.spike_starts : w.starts) + table;
+// The input events and spikes of a window by source, in each source by time: a stable counting sort, one block a
+// (window, sample). Each warp counts a part of the events for itself; its places of a source lie behind those of the
+// warps before it.
+template <class R>
+__global__ void __launch_bounds__(kWarp* kSortWarps) sort_events(Work<R> w, bool in_shared) {
   extern __shared__ char shared[];
-  int32_t* cursors = in_shared ? reinterpret_cast<int32_t*>(shared) : (kSpikes ? w.spike_cursors : w.cursors) + table;
-  Event<R>* out = (kSpikes ? w.spike_sorted : w.sorted) + s * size;
-  const int32_t begin = segment[0], end = segment[1];
-  const R* time = kSpikes ? nullptr : w.c.time + s * size;
-  auto usable = [&](int32_t e) { return key[e] >= 0 && key[e] < sources && (kSpikes || time[e] >= 0); };
-  for (int32_t j = lane; j <= sources; j += kWarp) cursors[j] = 0;
-  __syncwarp();
-  for (int32_t e = begin + lane; e < end; e += kWarp)
-    if (usable(e)) atomicAdd(&cursors[key[e]], 1);
-  __syncwarp();
-  int32_t total = begin;
-  for (int32_t j = 0; j < sources; j += kWarp) {
-    const int32_t mine = j + lane < sources ? cursors[j + lane] : 0;
-    int32_t sum = mine;
-    for (int o = 1; o < kWarp; o *= 2) {
-      const int32_t left = __shfl_up_sync(kAll, sum, o);
-      if (lane >= o) sum += left;
-    }
-    if (j + lane < sources) starts[j + lane] = cursors[j + lane] = total + sum - mine;
-    total += __shfl_sync(kAll, sum, kWarp - 1);
+  __shared__ int32_t limits[4], totals[kSortWarps];
+  const Call<R>& c = w.c;
+  const int64_t s = blockIdx.y, cell = blockIdx.x;
+  const int32_t tid = threadIdx.x, lane = tid % kWarp, warp = tid / kWarp, threads = blockDim.x,
+                warps = threads / kWarp;
+  const int32_t sources = w.plan.sources, inputs = static_cast<int32_t>(c.n_inputs);
+  const int64_t table = (s * gridDim.x + cell) * (sources + 1);
+  int32_t* starts = w.starts + table;
+  int32_t* cursors = in_shared ? reinterpret_cast<int32_t*>(shared) : w.cursors + table;  // (warps, sources)
+  const R* time = c.time + s * c.n_events;
+  const int32_t* channel = c.channel + s * c.n_events;
+  const int32_t* spike_step = c.spike_step + s * c.capacity;
+  const int32_t* spike_neuron = c.spike_neuron + s * c.capacity;
+
+  // where the window begins and ends among the chunk's input events and spikes
+  if (tid < 4) {
+    const int32_t k = static_cast<int32_t>(cell / w.plan.windows), window = static_cast<int32_t>(cell % w.plan.windows);
+    const int32_t* segment = (tid < 2 ? w.segment : w.spike_segment) + s * (w.n_chunks + 1) + k;
+    const int32_t border = window + tid % 2;
+    const int64_t t = int64_t(k) * w.chunk + int64_t(border) * w.plan.window;
+    int32_t at = 0;
+    if (tid >= 2 && !c.recurrent)
+      at = 0;
+    else if (border == 0)
+      at = segment[0];
+    else if (border == w.plan.windows)
+      at = segment[1];
+    else if (tid < 2)
+      at = first_from(segment[0], segment[1], t, [&](int32_t e) {
+        Event<R> x;
+        split_time(time[e], c.dt, x.step, x.offset);
+        return int64_t(x.step);
+      });
+    else
+      at = first_from(segment[0], segment[1], t, [&](int32_t e) { return int64_t(spike_step[e]); });
+    limits[tid] = at;
   }
-  if (lane == 0) starts[sources] = total;
-  __syncwarp();
-  for (int32_t first = begin; first < end; first += kWarp) {
-    const int32_t e = first + lane;
-    const bool there = e < end && usable(e);
-    const unsigned active = __ballot_sync(kAll, there);
-    if (there) {
-      const unsigned peers = __match_any_sync(active, key[e]);
+  for (int32_t j = tid; j < warps * sources; j += threads) cursors[j] = 0;
+  __syncthreads();
+  const int32_t ours = limits[1] - limits[0], count = ours + limits[3] - limits[2], begin = limits[0] + limits[2];
+  // source of event `e` of the window; -1: it cannot be used
+  auto source = [&](int32_t e) {
+    if (e >= count) return -1;
+    if (e >= ours) return inputs + spike_neuron[limits[2] + e - ours];
+    const int32_t x = channel[limits[0] + e];
+    return x >= 0 && x < inputs && time[limits[0] + e] >= 0 ? x : -1;
+  };
+  const int32_t part = (count + threads - 1) / threads * kWarp, first = warp * part, last = min(first + part, count);
+  for (int32_t e = first + lane; e < last; e += kWarp) {
+    const int32_t x = source(e);
+    if (x >= 0) atomicAdd(&cursors[warp * sources + x], 1);
+  }
+  __syncthreads();
+
+  int32_t before = begin;
+  for (int32_t j = 0; j < sources; j += threads) {
+    const int32_t mine = j + tid;
+    int32_t total = 0;
+    if (mine < sources)
+      for (int32_t q = 0; q < warps; ++q) total += cursors[q * sources + mine];
+    int32_t upto = total;
+    for (int o = 1; o < kWarp; o *= 2) {
+      const int32_t left = __shfl_up_sync(kAll, upto, o);
+      if (lane >= o) upto += left;
+    }
+    if (lane == kWarp - 1) totals[warp] = upto;
+    __syncthreads();
+    int32_t at = before + upto - total;
+    for (int32_t q = 0; q < warps; ++q) {
+      if (q < warp) at += totals[q];
+      before += totals[q];
+    }
+    if (mine < sources) {
+      starts[mine] = at;
+      for (int32_t q = 0; q < warps; ++q) {
+        const int32_t here = cursors[q * sources + mine];
+        cursors[q * sources + mine] = at;
+        at += here;
+      }
+    }
+    __syncthreads();
+  }
+  if (tid == 0) starts[sources] = before;
+
+  const int64_t row = s * (c.n_events + (c.recurrent ? c.capacity : 0));
+  for (int32_t a = first; a < last; a += kWarp) {
+    const int32_t e = a + lane, x = e < last ? source(e) : -1;
+    const unsigned active = __ballot_sync(kAll, x >= 0);
+    if (x >= 0) {
+      const unsigned peers = __match_any_sync(active, x);
       const int leader = __ffs(peers) - 1;
       int32_t place = 0;
-      if (lane == leader) place = atomicAdd(&cursors[key[e]], __popc(peers));
+      if (lane == leader) place = atomicAdd(&cursors[warp * sources + x], __popc(peers));
       place = __shfl_sync(peers, place, leader) + __popc(peers & ((1u << lane) - 1));
-      Event<R> x;
-      if constexpr (kSpikes) {
-        x.step = w.c.spike_step[s * size + e];
-        x.offset = w.c.spike_g[s * size + e];
-      } else {
-        split_time(time[e], w.c.dt, x.step, x.offset);
-      }
-      out[place] = x;
+      Event<R> event;
+      if (e < ours)
+        split_time(time[limits[0] + e], c.dt, event.step, event.offset);
+      else
+        event = {c.spike_g[s * c.capacity + limits[2] + e - ours], spike_step[limits[2] + e - ours]};
+      w.sorted[row + place] = event;
+      w.source_of[row + place] = x;
     }
     __syncwarp();
   }

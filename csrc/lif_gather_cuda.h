@@ -5,130 +5,222 @@
 namespace ranvier {
 namespace lif {
 
-constexpr int kGatherWarps = 8;  // warps of a block that share the samples of a source
-constexpr int kGather = 4;       // events whose adjoints are fetched together
+constexpr int kGather = 4;                // events whose adjoints are fetched together
+constexpr int32_t kNowhere = 0x20000000;  // a step behind every window, even twice
 
-// Derivatives of the synapses for the events of chunk `k`: one block a (source, 32 targets), whose warps share the
-// samples; summed in registers, then over the warps in order.
-template <class R, bool kSpikes, bool kParameters, bool kNear>
-__device__ __forceinline__ void gather_source(const Work<R>& w, int32_t k, int64_t source,
-                                              R (*parts)[kParameters ? 4 : 2][kWarp]) {
-  constexpr int kSums = kParameters ? 4 : 2;
-  const Call<R>& c = w.c;
-  const int32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t n = c.n, sources = kSpikes ? n : c.n_inputs, size = kSpikes ? c.capacity : c.n_events;
-  const int64_t set = blockIdx.z, j = blockIdx.y * int64_t(kWarp) + lane;
-  const int64_t target = j < n ? j : n - 1;
-  const int64_t synapse = (set * sources + source) * n + target;
-  const Synapse<R> own = load((kSpikes ? w.rec : w.in) + synapse);
-  const Membrane<R> m = membrane(c, set * n + target);
-  const int32_t* starts = kSpikes ? w.spike_starts : w.starts;
-  const Event<R>* sorted = kSpikes ? w.spike_sorted : w.sorted;
-  const int32_t last = static_cast<int32_t>(c.n_steps), circle = w.circle, t0 = k * w.chunk;
-  const int32_t base = static_cast<int32_t>(int64_t(t0) % circle) - t0;
-  const int32_t most = max(w.slots - 1, kSpikes ? 1 : 0);
-  const Four<R>* adjoint = w.buckets + target;
-  R sums[kSums];
-  RANVIER_UNROLL
-  for (int q = 0; q < kSums; ++q) sums[q] = R(0);
-  for (int64_t s0 = warp; s0 < c.per_set; s0 += kGatherWarps * kWarp) {
-    // each lane looks up the events of another sample
-    const int64_t ours = s0 + lane * kGatherWarps;
-    int32_t begin = 0, end = 0;
-    if (ours < c.per_set) {
-      const int32_t* x = starts + ((set * c.per_set + ours) * w.n_chunks + k) * (sources + 1) + source;
-      begin = x[0], end = x[1];
-    }
-    // the events of all these samples in a row: `upto` counts those up to this lane's sample
-    int32_t upto = end - begin;
-    for (int o = 1; o < kWarp; o *= 2) {
-      const int32_t left = __shfl_up_sync(kAll, upto, o);
-      if (lane >= o) upto += left;
-    }
-    const int32_t total = __shfl_sync(kAll, upto, kWarp - 1);
-    for (int32_t first = 0; first < total; first += kWarp) {
-      // each lane fetches an event: the first sample whose count passes its number has it
-      const int32_t number = first + lane;
-      int q = 0;
-      RANVIER_UNROLL
-      for (int o = kWarp / 2; o > 0; o /= 2)
-        if (__shfl_sync(kAll, upto, q + o - 1) <= number) q += o;
-      q = min(q, kWarp - 1);
-      const int32_t before = __shfl_sync(kAll, upto - (end - begin), q), from = __shfl_sync(kAll, begin, q);
-      const int32_t s = static_cast<int32_t>(set * c.per_set + s0) + q * kGatherWarps;
-      Event<R> x{R(0), last};
-      if (number < total) x = sorted[s * size + from + number - before];
-      const int32_t count = min(kWarp, total - first);
+// Delays as `gather` reads them: a tile's sources in a row; too long ones point behind every window.
+template <class R>
+__global__ void tile_delays(Work<R> w) {
+  const int64_t at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, n = w.c.n, inputs = w.c.n_inputs;
+  const int64_t rows = w.plan.sources + kOwners;
+  if (at >= w.c.n_sets * w.plan.tiles * rows * kTile) return;
+  const int64_t source = at / kTile % rows, tile = at / kTile / rows % w.plan.tiles,
+                set = at / kTile / rows / w.plan.tiles;
+  const int64_t target = tile * kTile + at % kTile;
+  Event<R> x{R(0), 0};
+  if (source < w.plan.sources && target < n) {
+    const Synapse<R> own = load(source < inputs ? w.in + (set * inputs + source) * n + target
+                                                : w.rec + (set * n + source - inputs) * n + target);
+    x = {own.offset, own.step > w.plan.reach ? kNowhere : own.step};
+  }
+  w.delays[at] = x;
+}
+
+// What a synapse's derivatives are made of (Eq. 30): with f and y of an arrival, P = la + y (lb + y lc) and
+// Q = lb + 2 y lc, the sums of f P, of f Q dq/dh, and, for the parameters, of h f P and of f Q dq/dc.
+template <class R, int kSums>
+struct alignas(kSums * sizeof(R)) Sums {
+  R x[kSums];
+};
+
+// What a thread of `gather` knows of its block's work.
+template <class R, int kSums>
+struct Gather {
+  const Work<R>& w;
+  Membrane<R> m;
+  R rate2;                  // log2(e) / tau_syn
+  const char* delays;       // Event<R> (sources, kTile) of this target
+  char* sums;               // Sums (sources, kTile) of this target, shared
+  Sent<R>* stage;           // (kTile,) events of this owner, shared
+  const char* rows;         // Four<R> (rows, kTile) of this target, shared
+  const Four<R>* adjoints;  // (circle, N) of this target
+  const Event<R>* sorted;
+  const int32_t* source_of;
+  int32_t from, to;       // events of this owner
+  int32_t t0, slot, end;  // first step of the window, its place in the circle, first row behind its adjoints
+  int32_t first_source, sources;
+
+  // The event that this lane prepares for its owner; behind the last one, one that touches nothing.
+  __device__ __forceinline__ void fetch(int32_t e, Event<R>& x, int32_t& source) const {
+    x = {R(0), t0 + kNowhere}, source = -1;
+    if (e < to) x = sorted[e], source = source_of[e];
+  }
+  template <bool kFar, bool kNear>
+  __device__ __forceinline__ void take(int32_t lane, int32_t owner) {
+    const R dt = w.c.dt;
+    const int32_t inputs = static_cast<int32_t>(w.c.n_inputs), circle = w.circle, n = static_cast<int32_t>(w.c.n);
+    int32_t longest = to - from;
+    for (int o = kTile; o < kWarp; o *= 2) longest = max(longest, __shfl_xor_sync(kAll, longest, o));
+    Event<R> next;
+    int32_t source;
+    fetch(from + lane, next, source);
+    for (int32_t done = 0; done < longest; done += kTile) {
+      const int32_t place = (source < 0 ? sources + owner : source - first_source) * int32_t(kTile * sizeof(Event<R>));
+      __syncwarp();
+      stage[lane] = Sent<R>{next.offset, next.step - t0, place, source >= inputs};
+      __syncwarp();
+      fetch(from + done + kTile + lane, next, source);
+      const int32_t count = min(kTile, longest - done);
       for (int32_t e = 0; e < count; e += kGather) {
-        // the loads of several events together
-        Four<R> l[kGather];
+        uint32_t places[kGather];
         R h[kGather];
+        Four<R> l[kGather];
+        Event<R> delay[kGather];
+        Sent<R> sent[kGather];
         RANVIER_UNROLL
         for (int u = 0; u < kGather; ++u) {
-          const R offset = __shfl_sync(kAll, x.offset, e + u);
-          const int32_t sent = __shfl_sync(kAll, x.step, e + u), sample = __shfl_sync(kAll, s, e + u);
-          int32_t ahead;
-          land(offset, own.step, own.offset, c.dt, kSpikes ? 1 : 0, ahead, h[u]);
-          const int32_t bucket = sent + ahead;
-          int32_t slot = base + bucket;
-          if (slot >= circle) slot -= circle;
-          l[u] = Four<R>{0, 0, 0, 0};
-          if (ahead <= most && bucket < last) l[u] = adjoint[(sample * int64_t(circle) + slot) * n];
+          sent[u] = stage[e + u];
+          places[u] = sent[u].place;
+          delay[u] = *reinterpret_cast<const Event<R>*>(delays + places[u]);
         }
         RANVIER_UNROLL
         for (int u = 0; u < kGather; ++u) {
-          R decay, y;
-          arrive_as<kNear>(m, h[u], decay, y);
-          const R by_weight = slope_of_weight(decay, y, l[u].a, l[u].b, l[u].c);
-          sums[0] += by_weight;
-          sums[1] += slope_of_time(decay, y, m.rate_syn, m.c, l[u].a, l[u].b, l[u].c);
-          if constexpr (kParameters) {
-            sums[2] -= h[u] * by_weight;
-            sums[3] += slope_of_c<false>(decay, y, h[u], m.c, l[u].b, l[u].c);
+          int32_t ahead;
+          land(sent[u].offset, delay[u].step, delay[u].offset, dt, sent[u].least, ahead, h[u]);
+          const uint32_t row = min(static_cast<uint32_t>(sent[u].row + ahead), static_cast<uint32_t>(end));
+          if constexpr (kFar) {
+            int32_t at = slot + static_cast<int32_t>(row);
+            if (at >= circle) at -= circle;
+            l[u] = Four<R>{0, 0, 0, 0};
+            if (row < static_cast<uint32_t>(end)) l[u] = adjoints[int64_t(at) * n];
+          } else {
+            l[u] = *reinterpret_cast<const Four<R>*>(rows + row * uint32_t(kTile * sizeof(Four<R>)));
           }
+        }
+        RANVIER_UNROLL
+        for (int u = 0; u < kGather; ++u) {
+          const R f = exp2_(-h[u] * rate2), y = q_of<kNear>(h[u], m.c);
+          const R b = l[u].b + y * l[u].c, by_weight = f * (l[u].a + y * b), by_reach = f * (b + y * l[u].c);
+          Sums<R, kSums>& sum = *reinterpret_cast<Sums<R, kSums>*>(
+              sums + places[u] * uint32_t(sizeof(Sums<R, kSums>) / sizeof(Event<R>)));
+          Sums<R, kSums> total = sum;
+          total.x[0] += by_weight;
+          total.x[1] += by_reach * (1 + m.c * y);
+          if constexpr (kSums == 4) {
+            total.x[2] += h[u] * by_weight;
+            total.x[3] += by_reach * q_slope_c<false>(h[u], m.c);
+          }
+          sum = total;
         }
       }
     }
   }
-  RANVIER_UNROLL
-  for (int q = 0; q < kSums; ++q) parts[warp][q][lane] = sums[q];
-  __syncthreads();
-  if (warp > 0 || j >= n) return;
-  RANVIER_UNROLL
-  for (int q = 0; q < kSums; ++q) {
-    sums[q] = R(0);
-    for (int x = 0; x < kGatherWarps; ++x) sums[q] += parts[x][q][lane];
+};
+
+// The sums of synapses over the events of chunk `k`: one block a (8 targets, worker), group of sources and set. The
+// events of a unit by source are cut into pieces of nearly the same length, but no source is cut: a sum has one owner.
+template <class R, bool kParameters, bool kFar>
+__global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 && !(kParameters && kFar) ? 2 : 1)
+    gather(Work<R> w, int32_t k) {
+  extern __shared__ char shared[];
+  constexpr int kSums = kParameters ? 4 : 2;
+  using Sum = Sums<R, kSums>;
+  const Call<R>& c = w.c;
+  const Plan& p = w.plan;
+  const int32_t tid = threadIdx.x, lane = tid % kTile, owner = tid / kTile, n = static_cast<int32_t>(c.n);
+  const int32_t tile = blockIdx.x % p.tiles, worker = blockIdx.x / p.tiles, target = tile * kTile + lane;
+  const int64_t set = blockIdx.z, clamped = min(target, n - 1);
+  const int32_t g0 = blockIdx.y * p.group, g1 = min(g0 + p.group, p.sources);
+  const int32_t last = static_cast<int32_t>(c.n_steps), circle = w.circle;
+  Four<R>* rows = reinterpret_cast<Four<R>*>(shared);
+  Sum* sums = reinterpret_cast<Sum*>(rows + (kFar ? 0 : (p.rows + 1) * kTile));
+  Sent<R>* stage = reinterpret_cast<Sent<R>*>(sums + (p.group + kOwners) * kTile);
+
+  Gather<R, kSums> g{w, membrane(c, set * n + clamped)};
+  g.rate2 = g.m.rate_syn * R(1.4426950408889634);
+  g.delays =
+      reinterpret_cast<const char*>(w.delays + ((set * p.tiles + tile) * (p.sources + kOwners) + g0) * kTile + lane);
+  g.sums = reinterpret_cast<char*>(sums + lane), g.rows = reinterpret_cast<const char*>(rows + lane);
+  g.stage = stage + owner * (kTile + 1);  // one more: owners read other banks
+  g.first_source = g0, g.sources = g1 - g0;
+  const bool near = near_for_all(g.m, c.dt, 2);
+  for (int32_t q = tid; q < (p.group + kOwners) * kTile; q += kWarp * kGatherWarps) sums[q] = Sum{};
+
+  const int32_t per_set = static_cast<int32_t>(c.per_set), units = per_set * p.windows;
+  for (int32_t unit = worker; unit < units; unit += p.workers) {
+    const int32_t window = unit / per_set, t0 = k * w.chunk + window * p.window;
+    const int32_t t1 = min(min(t0 + p.window, (k + 1) * w.chunk), last);
+    const int64_t s = set * per_set + unit % per_set;
+    __syncthreads();  // all are done with the unit before
+    if (t0 >= t1) continue;
+    g.t0 = t0, g.slot = t0 % circle, g.end = min(t1 + p.reach, last) - t0;
+    const Four<R>* buckets = w.buckets + s * circle * n;
+    if constexpr (kFar) {
+      g.adjoints = buckets + clamped;
+    } else {
+      if (target < n)
+        for (int32_t row = owner; row < g.end; row += kOwners) {
+          const int32_t at = g.slot + row;
+          copy(rows + row * kTile + lane, buckets + int64_t(at >= circle ? at - circle : at) * n + target);
+        }
+      close_group();
+      if (tid < kTile) rows[g.end * kTile + tid] = Four<R>{0, 0, 0, 0};
+    }
+    const int32_t* starts = w.starts + ((s * w.n_chunks + k) * p.windows + window) * (p.sources + 1);
+    const int64_t row = s * (c.n_events + (c.recurrent ? c.capacity : 0));
+    g.sorted = w.sorted + row, g.source_of = w.source_of + row;
+    const int32_t begin = starts[g0], count = starts[g1] - begin;
+    auto border = [&](int32_t q) {
+      const int32_t e = begin + static_cast<int32_t>(int64_t(count) * q / kOwners);
+      return e > begin && e < begin + count ? starts[g.source_of[e - 1] + 1] : e;
+    };
+    g.from = border(owner), g.to = border(owner + 1);
+    if constexpr (!kFar) {
+      arrived<0>();
+      __syncthreads();
+    }
+    if (near)
+      g.template take<kFar, true>(lane, owner);
+    else
+      g.template take<kFar, false>(lane, owner);
   }
-  R* dw = (kSpikes ? c.dw_rec : c.dw_in) + synapse;
-  R* dd = (kSpikes ? c.dd_rec : c.dd_in) + synapse;
+  __syncthreads();
+  if (target >= n) return;
+  Sum* out = reinterpret_cast<Sum*>(w.sums) + ((worker * c.n_sets + set) * p.sources + g0) * n + target;
   const bool newest = k == w.n_chunks - 1;
-  *dw = (newest ? R(0) : *dw) + sums[0];
-  *dd = (newest ? R(0) : *dd) + own.weight * sums[1];
-  if constexpr (kParameters) {
-    R* mem = (kSpikes ? w.tau_rec : w.tau_in) + synapse;
-    R* syn = mem + c.n_sets * sources * n;
-    *mem = (newest ? R(0) : *mem) + own.weight * sums[3] * m.rate_mem * m.rate_mem;
-    *syn = (newest ? R(0) : *syn) - own.weight * (sums[2] + sums[3]) * m.rate_syn * m.rate_syn;
+  for (int32_t source = owner; source < g1 - g0; source += kOwners) {
+    Sum total = sums[source * kTile + lane];
+    if (!newest) {
+      const Sum before = out[int64_t(source) * n];
+      RANVIER_UNROLL
+      for (int q = 0; q < kSums; ++q) total.x[q] += before.x[q];
+    }
+    out[int64_t(source) * n] = total;
   }
 }
 
+// The workers' sums to the derivatives of the synapses; a thread a synapse.
 template <class R, bool kParameters>
-__global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 ? 5 : 3) gather(Work<R> w, int32_t k) {
-  __shared__ R parts[kGatherWarps][kParameters ? 4 : 2][kWarp];
-  const int64_t x = blockIdx.x, neurons = w.c.recurrent ? w.c.n : 0, lane = threadIdx.x % kWarp;
-  const int64_t j = blockIdx.y * int64_t(kWarp) + lane;
-  const bool near = near_for_all(membrane(w.c, blockIdx.z * w.c.n + (j < w.c.n ? j : 0)), w.c.dt, x < neurons ? 2 : 1);
-  // all combinations are code of their own: the loops are short, and a branch in them costs
-  if (x < neurons) {
-    if (near)
-      gather_source<R, true, kParameters, true>(w, k, x, parts);
-    else
-      gather_source<R, true, kParameters, false>(w, k, x, parts);
-  } else {
-    if (near)
-      gather_source<R, false, kParameters, true>(w, k, x - neurons, parts);
-    else
-      gather_source<R, false, kParameters, false>(w, k, x - neurons, parts);
+__global__ void sum_workers(Work<R> w) {
+  constexpr int kSums = kParameters ? 4 : 2;
+  const Call<R>& c = w.c;
+  const int64_t n = c.n, sources = w.plan.sources, all = c.n_sets * sources * n;
+  const int64_t at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (at >= all) return;
+  const Sums<R, kSums>* sums = reinterpret_cast<const Sums<R, kSums>*>(w.sums) + at;
+  Sums<R, kSums> total{};
+  for (int32_t q = 0; q < w.plan.workers; ++q)
+    for (int x = 0; x < kSums; ++x) total.x[x] += sums[q * all].x[x];
+  const int64_t j = at % n, source = at / n % sources, set = at / n / sources;
+  const bool input = source < c.n_inputs;
+  const int64_t synapse = input ? (set * c.n_inputs + source) * n + j : (set * n + source - c.n_inputs) * n + j;
+  const R weight = (input ? w.in : w.rec)[synapse].weight;
+  const Membrane<R> m = membrane(c, set * n + j);
+  (input ? c.dw_in : c.dw_rec)[synapse] = total.x[0];
+  (input ? c.dd_in : c.dd_rec)[synapse] = weight * (m.rate_syn * total.x[0] - total.x[1]);
+  if constexpr (kParameters) {
+    w.tau[at] = weight * total.x[3] * m.rate_mem * m.rate_mem;
+    w.tau[all + at] = weight * (total.x[2] - total.x[3]) * m.rate_syn * m.rate_syn;
   }
 }
 
@@ -167,27 +259,25 @@ __global__ void event_times(Work<R> w, int32_t k) {
   }
 }
 
-// Sums the shares of samples and synapses.
+// Sums the shares of samples and synapses: a warp a neuron.
 template <class R>
 __global__ void sum_parameters(Work<R> w) {
   const Call<R>& c = w.c;
-  const int64_t at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, n = c.n;
+  const int64_t n = c.n, sources = w.plan.sources, at = blockIdx.x * int64_t(blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (at >= c.n_sets * n) return;
   const int64_t set = at / n, j = at % n;
+  const int32_t lane = threadIdx.x % kWarp;
   R tau_mem = 0, tau_syn = 0, v_th = 0;
-  for (int64_t s = set * c.per_set; s < (set + 1) * c.per_set; ++s) {
+  for (int64_t s = set * c.per_set + lane; s < (set + 1) * c.per_set; s += kWarp) {
     const Share<R> share = w.shares[s * n + j];
     tau_mem += share.tau_mem, tau_syn += share.tau_syn, v_th += share.v_th;
   }
-  auto add_up = [&](const R* parts, int64_t sources) {
-    for (int64_t i = 0; i < sources; ++i) {
-      const int64_t synapse = (set * sources + i) * n + j;
-      tau_mem += parts[synapse], tau_syn += parts[c.n_sets * sources * n + synapse];
-    }
-  };
-  add_up(w.tau_in, c.n_inputs);
-  if (c.recurrent) add_up(w.tau_rec, n);
-  c.d_tau_mem[at] = tau_mem, c.d_tau_syn[at] = tau_syn, c.d_v_th[at] = v_th;
+  for (int64_t i = lane; i < sources; i += kWarp) {
+    const int64_t synapse = (set * sources + i) * n + j;
+    tau_mem += w.tau[synapse], tau_syn += w.tau[c.n_sets * sources * n + synapse];
+  }
+  tau_mem = warp_sum(tau_mem), tau_syn = warp_sum(tau_syn), v_th = warp_sum(v_th);
+  if (lane == 0) c.d_tau_mem[at] = tau_mem, c.d_tau_syn[at] = tau_syn, c.d_v_th[at] = v_th;
 }
 
 }  // namespace lif

@@ -50,6 +50,17 @@ RANVIER_HD float exp_(float x) {
 #endif
 }
 RANVIER_HD double exp_(double x) { return exp_far(x); }
+// 2^x for the moderate x of a step.
+RANVIER_HD float exp2_(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return std::exp2(x);
+#endif
+}
+RANVIER_HD double exp2_(double x) { return std::exp2(x); }
 
 // phi(x) = (exp(x) - 1) / x to rounding; the series covers what steps need.
 RANVIER_HD float phi(float x) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "arrival.h"
 #include "lif_call.h"
+#include "lif_plan_cuda.h"
 #include "lif_step.h"
 #include "scratch_cuda.h"
 
@@ -49,14 +50,27 @@ struct Work {
   int32_t* bad;         // (S,) events that cannot be used
   int32_t* segment;     // (S, n_chunks + 1) first event of each chunk
   // backward
-  int32_t* spike_segment;                 // (S, n_chunks + 1) first record of each chunk
-  int32_t *starts, *cursors;              // (S, n_chunks, M + 1) events of a chunk by channel; place to write next
-  int32_t *spike_starts, *spike_cursors;  // (S, n_chunks, N + 1)
-  Event<R>*sorted, *spike_sorted;         // (S, E), (S, C)
-  R* slopes;                              // (S, C, K) Jacobian of each spike
-  R *tau_in, *tau_rec;                    // (2, P, M, N), (2, P, N, N) derivatives for tau_mem, tau_syn a synapse
-  Share<R>* shares;                       // (S, N)
+  Plan plan;               // of gather; below, sources are the inputs, then the neurons
+  int32_t* spike_segment;  // (S, n_chunks + 1) first record of each chunk
+  int32_t* starts;         // (S, n_chunks, windows, sources + 1) events of a window by source
+  int32_t* cursors;        // as starts, where shared memory is too small: place to write next
+  Event<R>* sorted;        // (S, E + C) input events and spikes of a window by source
+  int32_t* source_of;      // (S, E + C) their sources
+  Event<R>* delays;        // (P, tiles, sources + kOwners, kTile) zero where there is no synapse
+  R* sums;                 // (workers, P, sources, N, 2 or 4) of each worker
+  R* slopes;               // (S, C, K) Jacobian of each spike
+  R* tau;                  // (2, P, sources, N) derivatives for tau_mem, tau_syn a synapse
+  Share<R>* shares;        // (S, N)
 };
+
+// Bytes of shared memory that a block may have here.
+inline size_t most_shared() {
+  int device = 0, most = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+    return size_t(48) << 10;
+  return static_cast<size_t>(most);
+}
 
 template <class R>
 size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
@@ -91,14 +105,16 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
     if (c.positions.dims) layout.take(w.c.dd_in, in), layout.take(w.c.dd_rec, rec);
     layout.take(w.lam, s * n);
     layout.take(w.spike_segment, s * (chunks + 1));
-    layout.take(w.starts, s * chunks * (m + 1)), layout.take(w.cursors, s * chunks * (m + 1));
-    layout.take(w.sorted, s * c.n_events);
-    if (c.recurrent) {
-      layout.take(w.spike_starts, s * chunks * (n + 1)), layout.take(w.spike_cursors, s * chunks * (n + 1));
-      layout.take(w.spike_sorted, s * c.capacity);
-    }
+    w.plan = plan_gather(c, w.chunk, w.slots, most_shared());
+    const size_t sources = w.plan.sources, events = s * (c.n_events + (c.recurrent ? c.capacity : 0));
+    const size_t table = s * chunks * w.plan.windows * (sources + 1);
+    layout.take(w.starts, table);
+    if (!sorts_in_shared(sources)) layout.take(w.cursors, table);
+    layout.take(w.sorted, events), layout.take(w.source_of, events);
+    layout.take(w.delays, p * w.plan.tiles * (sources + kOwners) * kTile);
+    layout.take(w.sums, w.plan.workers * (in + rec) * (c.parameters ? 4 : 2));
     layout.take(w.slopes, s * c.capacity * (c.parameters ? 8 : 5));
-    if (c.parameters) layout.take(w.tau_in, 2 * in), layout.take(w.tau_rec, 2 * rec), layout.take(w.shares, s * n);
+    if (c.parameters) layout.take(w.tau, 2 * (in + rec)), layout.take(w.shares, s * n);
   }
   return layout.used;
 }
