@@ -206,17 +206,32 @@ def errors(got, exact):
 
 @dataclass(frozen=True)
 class Compared:
-    """`networks` of `every` could be compared; by name the pooled errors of a backend and of the reference."""
+    """By name, for each network that could be compared, the errors of a backend and of the reference in float32."""
 
-    networks: int
     every: int
-    errors: dict
+    by_network: list
+
+    def pooled(self):
+        """By name, all errors of the backend and all of the reference."""
+        names = self.by_network[0][0] if self.by_network else ()
+        return {
+            name: tuple(np.concatenate([pair[k][name] for pair in self.by_network]) for k in range(2)) for name in names
+        }
+
+    def worse(self, name):
+        """How many networks have a larger 95th percentile of the backend than of the reference, and how many a smaller.
+
+        The errors of a network stand and fall together: one arrival that falls behind a spike instead of before it is
+        in all of them. So many numbers of few networks say less than they seem to, and this says it of each network.
+        """
+        pairs = [
+            [np.quantile(errors[name], PARTS[1]) for errors in pair if len(errors[name])] for pair in self.by_network
+        ]
+        return sum(p[0] > p[1] for p in pairs if p), sum(p[0] < p[1] for p in pairs if p)
 
 
 def compared(mine, single, double):
     """Errors of `mine` and of the reference in float32, `single`, against the reference in float64."""
     same = [agree(a, b) for a, b in zip(single, double, strict=True)]
     pairs = [(errors(a, c), errors(b, c)) for a, b, c, keep in zip(mine, single, double, same, strict=True) if keep]
-    names = pairs[0][0] if pairs else ()
-    pooled = {name: tuple(np.concatenate([pair[k][name] for pair in pairs]) for k in range(2)) for name in names}
-    return Compared(len(pairs), len(same), pooled)
+    return Compared(len(same), pairs)
