@@ -7,6 +7,13 @@
 #include "lanes.h"
 #include "positions.h"
 
+// A loop over lanes whose body is so short that GCC would unroll it before it comes to vectorise it.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RANVIER_SHORT_LANES RANVIER_LANES _Pragma("GCC unroll 1")
+#else
+#define RANVIER_SHORT_LANES RANVIER_LANES
+#endif
+
 namespace ranvier {
 namespace RANVIER_NS {
 
@@ -40,7 +47,7 @@ class DelayRows {
     }
     distances(block, source, delay);
     const R longest = longest_;
-    RANVIER_LANES
+    RANVIER_SHORT_LANES
     for (int l = 0; l < kLanes; ++l) delay[l] = min_(delay[l], longest);
   }
 
@@ -57,12 +64,12 @@ class DelayRows {
         const R *const row = dd + j * stride + b * kLanes, longest = longest_;
         std::copy(row, row + valid(b), force);
         distances(b, j, length);
-        RANVIER_LANES
+        RANVIER_SHORT_LANES
         for (int l = 0; l < kLanes; ++l) force[l] = pull(force[l], length[l], longest);
         for (int64_t a = 0; a < dims_; ++a) {
           const R p = ends_[j * dims_ + a], *q = targets_ + (b * dims_ + a) * kLanes;
           R *to_target = by_target + (b * dims_ + a) * kLanes, *to_source = by_source + a * kLanes;
-          RANVIER_LANES
+          RANVIER_SHORT_LANES
           for (int l = 0; l < kLanes; ++l) {
             const R x = force[l] * (p - q[l]);
             to_source[l] += x, to_target[l] -= x;
@@ -88,10 +95,10 @@ class DelayRows {
     std::fill(square, square + kLanes, R(kShortestSquared));
     for (int64_t a = 0; a < dims_; ++a) {
       const R p = ends_[source * dims_ + a], *q = targets_ + (block * dims_ + a) * kLanes;
-      RANVIER_LANES
+      RANVIER_SHORT_LANES
       for (int l = 0; l < kLanes; ++l) square[l] += (p - q[l]) * (p - q[l]);
     }
-    RANVIER_LANES
+    RANVIER_SHORT_LANES
     for (int l = 0; l < kLanes; ++l) to[l] = std::sqrt(square[l]);
   }
 
