@@ -96,7 +96,7 @@ def _ends(d, dims, dtype):
 
 def _delays(inputs):
     """The definition: inputs with delays in place of positions."""
-    longest = inputs["longest"]
+    (longest,) = inputs["longest"]
 
     def of(ends, weights):
         d = Euclidean(ends[: len(weights)], ends[len(weights) :]).delays()
