@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ranvier import LIF, AdEx, Events, Layer, simulate
+from ranvier.space import Euclidean
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Case:
     dtype: type = np.float32
     silent: bool = False
     parameters: bool = False  # derivatives of the neuron's parameters too
+    positions: bool = False  # delays are formed inside
     options: dict = field(default_factory=dict)
 
 
@@ -41,6 +43,10 @@ CASES = (
     Case("continuous single few records", neuron=LIF(single_spike=True), options={"capacity": 3}),
     Case("continuous silent one", n=1, n_samples=1, silent=True),
     Case("continuous networks", networks=2, parameters=True),
+    Case("continuous positions", n=19, parameters=True, positions=True),
+    Case("continuous positions networks", n=35, networks=2, dtype=np.float64, positions=True),
+    Case("grid LIF positions", scheme="grid", n=19, networks=2, positions=True),
+    Case("grid LIF positions forward", scheme="grid", recurrent=False, positions=True),
     Case("grid LIF recurrent", scheme="grid", parameters=True),
     Case("grid LIF forward float64", scheme="grid", recurrent=False, dtype=np.float64, options={"trace": True}),
     Case("grid LIF single few records", scheme="grid", neuron=LIF(single_spike=True), options={"capacity": 3}),
@@ -59,7 +65,10 @@ def arrays(case, seed):
     made = {"w_in": scale * rng.uniform(0.2, 1.2, (m, n)), "d_in": rng.uniform(0.0, 1.5 * DURATION, (m, n)) ** 2 / 30}
     if case.recurrent:
         made |= {"w_rec": scale * rng.normal(0.0, 0.5, (n, n)), "d_rec": rng.uniform(0.0, 1.2 * DURATION, (n, n))}
-    return {name: jnp.asarray(x, case.dtype) for name, x in made.items()}
+    if case.positions:
+        source, target = (rng.normal(0.0, 0.4 * DURATION, (rows, 3)) for rows in (m, n))
+        made |= {name: Euclidean(x, target) for name, x in (("d_in", source), ("d_rec", target)) if name in made}
+    return jax.tree.map(lambda x: jnp.asarray(x, case.dtype), made)
 
 
 def inputs(case):
@@ -85,6 +94,7 @@ def run(case):
             max_delay=2 * DURATION,
             scheme=case.scheme,
             backend="native",
+            positions_inside=case.positions,
             **case.options,
         )
         finite = [jnp.where(jnp.isfinite(x), x, 0.0).sum() for x in (out.first_spike, out.events.time)]
