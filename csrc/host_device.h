@@ -29,13 +29,22 @@
 namespace ranvier {
 inline namespace RANVIER_TARGET {
 
+// Of a and b; a where b is no number.
 template <class R>
 RANVIER_HD R min_(R a, R b) {
+#if defined(__CUDA_ARCH__)
+  return fmin(a, b);  // one instruction
+#else
   return b < a ? b : a;
+#endif
 }
 template <class R>
 RANVIER_HD R max_(R a, R b) {
+#if defined(__CUDA_ARCH__)
+  return fmax(a, b);
+#else
   return a < b ? b : a;
+#endif
 }
 RANVIER_HD float epsilon(float) { return 1.1920929e-7f; }
 RANVIER_HD double epsilon(double) { return 2.220446049250313e-16; }

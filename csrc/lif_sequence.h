@@ -238,7 +238,7 @@ class Backward {
       Change change{k, {}};
       for (int32_t f = a; f < b; ++f) {
         const R* slope = slopes + (f - a) * kSlopes;
-        const R rest = dt - s_.spike_g[f], left = std::exp(-rest * m.rate_mem);  // of the reset, at the end of the step
+        const R rest = dt - s_.spike_g[f], left = m.grow_mem(-rest);  // of the reset, at the end of the step
         R lam = s_.ct_g[f] - lam_v_[k] * m.v_th * m.rate_mem * left;
         if (f == a && s_.first_step[k] == t) lam += s_.ct_first[k];
         if (p_.recurrent) lam += spike(k, s_.spike_g[f]);
