@@ -8,7 +8,9 @@ namespace lif {
 constexpr int kQuiet = 4;     // steps without a spike that are walked together, backward
 constexpr int kVoltages = 8;  // steps whose voltages are fetched early, backward
 constexpr int kWindow = 128;  // spike records kept in shared memory, backward
-constexpr int kTogether = 8;  // spikes of a step whose sums are formed at a time, backward
+// Spikes of a step whose sums are formed at a time, as registers allow.
+template <int kPer>
+constexpr int kTogetherOf = kPer == 1 ? 4 : 2;
 
 // Derivatives of the time of every recorded spike for the state of its step; a thread a spike.
 template <class R, int K>
@@ -22,32 +24,69 @@ __global__ void jacobian(Work<R> w) {
   const Membrane<R> m = membrane(c, s / c.per_set * c.n + neuron);
   R all[kSpikesPerStep * K];
   const int n = static_cast<int>(r - a) + 1;
-  spike_jacobian<K>(c.spike_state + (base + r) * 5, m, c.dt, c.single, n, all);
+  spike_jacobian<K>(c.spike_state + (base + a) * 5, c.spike_g + base + a, m, c.dt, n, all);
   for (int q = 0; q < K; ++q) w.slopes[(base + r) * K + q] = all[(n - 1) * K + q];
 }
 
+// Shared memory of `adjoint_steps`. The adjoints of the next `near` steps lie in the ring as well as in global memory.
+template <class R, int kPer>
+struct AdjointMemory {
+  static constexpr int kTogether = kTogetherOf<kPer>;
+  Four<R>* ring;          // (near, N)
+  R* fetched;             // (kVoltages, kPer, threads) free voltages of the steps before
+  R* sums;                // (2, kTogether, warps)
+  R* spike_g;             // (kWindow,)
+  int32_t* spike_step;    // (kWindow,)
+  int32_t* spike_neuron;  // (kWindow,)
+
+  static __host__ __device__ size_t bytes(int32_t n, int32_t threads, int32_t near) {
+    return size_t(near) * n * sizeof(Four<R>) +
+           (size_t(kVoltages) * kPer * threads + 2 * kTogether * (threads / kWarp) + kWindow) * sizeof(R) +
+           size_t(2) * kWindow * sizeof(int32_t);
+  }
+  __device__ AdjointMemory(char* shared, int32_t n, int32_t threads, int32_t near) {
+    ring = reinterpret_cast<Four<R>*>(shared);
+    fetched = reinterpret_cast<R*>(ring + size_t(near) * n);
+    sums = fetched + kVoltages * kPer * threads;
+    spike_g = sums + 2 * kTogether * (threads / kWarp);
+    spike_step = reinterpret_cast<int32_t*>(spike_g + kWindow);
+    spike_neuron = spike_step + kWindow;
+  }
+};
+
 // Steps of chunk `k` backwards, one block a sample; leaves the adjoints of its buckets.
 template <class R, int kPer, int kThreads, bool kParameters>
-__global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) {
+__global__ void __launch_bounds__(kThreads, kThreads <= 256 && sizeof(R) == 4 ? 2 : 1)
+    adjoint_steps(Work<R> w, int32_t k, int32_t near) {
   extern __shared__ char shared[];
-  constexpr int K = kParameters ? 8 : 5;
+  constexpr int K = kParameters ? 8 : 5, kTogether = kTogetherOf<kPer>;
   const Call<R>& c = w.c;
-  const int32_t n = static_cast<int32_t>(c.n), tid = threadIdx.x, threads = blockDim.x, warps = threads / kWarp;
-  R* fetched = reinterpret_cast<R*>(shared);                            // (kVoltages, kPer, threads)
-  R* sums = fetched + kVoltages * kPer * threads;                       // (2, kTogether, warps)
-  R* spike_g = sums + 2 * kTogether * warps;                            // (kWindow,)
-  int32_t* spike_step = reinterpret_cast<int32_t*>(spike_g + kWindow);  // (kWindow,)
-  int32_t* spike_neuron = spike_step + kWindow;                         // (kWindow,)
+  const int32_t n = held(static_cast<int32_t>(c.n)), tid = threadIdx.x, threads = held(blockDim.x);
+  const int32_t warps = threads / kWarp;
+  near = held(near);
+  const AdjointMemory<R, kPer> memory(shared, n, threads, near);
   const int64_t s = blockIdx.x, set = s / c.per_set, at = s * n, base = s * c.capacity;
   const R dt = c.dt;
-  const int32_t last = static_cast<int32_t>(c.n_steps), circle = w.circle;
-  const int32_t t0 = k * w.chunk, t1 = min(t0 + w.chunk, last);
+  const int32_t last = held(static_cast<int32_t>(c.n_steps)), circle = held(w.circle);
+  const int32_t t0 = held(k * w.chunk), t1 = min(t0 + w.chunk, last);
+  const bool recurrent = held(c.recurrent), single = held(c.single), trace = held(c.trace);
   const bool newest = k == w.n_chunks - 1;
 
+  Four<R>* adjoint = w.buckets + s * int64_t(circle) * n + tid;
+  int32_t slot = static_cast<int32_t>(int64_t(t1 - 1) % circle), place = 0;  // of this step, in global memory and ring
+  auto slot_of = [&](int32_t ahead) {
+    const int32_t x = slot + ahead;
+    return x >= circle ? x - circle : x;
+  };
+  auto cell = [&](int32_t ahead, int u) -> Four<R>& {
+    const int32_t p = place + ahead;
+    return memory.ring[(p >= near ? p - near : p) * n + tid + u * threads];
+  };
   Membrane<R> m[kPer];
   R lam_v[kPer], lam_i[kPer], alpha[kPer], beta[kPer], kappa[kPer], ct_count[kPer], ct_first[kPer];
   int32_t first[kPer];
   Share<R> share[kPer];
+  bool polynomials = true;
   RANVIER_UNROLL
   for (int u = 0; u < kPer; ++u) {
     const int32_t j = tid + u * threads;
@@ -60,72 +99,115 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
     ct_count[u] = mine ? c.ct_count[at + q] * (dt / c.unit) : R(0);
     ct_first[u] = mine ? c.ct_first[at + q] : R(0);
     first[u] = mine ? c.first_step[at + q] : -1;
+    polynomials = polynomials && near_for_all(m[u], dt, 2);
     share[u] = Share<R>{0, 0, 0, 0, 0};
     if constexpr (kParameters)
       if (mine && !newest) share[u] = w.shares[at + q];
+    if (mine)  // the chunk behind this one left them in global memory
+      for (int32_t a = 1; a <= near && t1 - 1 + a < last; ++a)
+        cell(a, u) = adjoint[slot_of(a) * int64_t(n) + u * threads];
   }
-  int32_t r = w.spike_segment[s * (w.n_chunks + 1) + k + 1];
   const int32_t bottom = w.spike_segment[s * (w.n_chunks + 1) + k];
+  int32_t r = w.spike_segment[s * (w.n_chunks + 1) + k + 1];
   // records [window, window + kWindow) lie in shared memory
   int32_t window = r;
   auto look_up = [&](int32_t end) {
     __syncthreads();
     window = max(bottom, end - kWindow);
     for (int32_t q = window + tid; q < end; q += threads) {
-      spike_step[q - window] = c.spike_step[base + q];
-      spike_neuron[q - window] = c.spike_neuron[base + q];
-      spike_g[q - window] = c.spike_g[base + q];
+      memory.spike_step[q - window] = c.spike_step[base + q];
+      memory.spike_neuron[q - window] = c.spike_neuron[base + q];
+      memory.spike_g[q - window] = c.spike_g[base + q];
     }
     __syncthreads();
   };
+  const Synapse<R>* rows = w.rec + set * n * int64_t(n) + tid;
+  const int32_t most = held(max(w.slots - 1, 1));
+  // The next records, up to kTogether of one step, the latest first, and what is asked for long before their step
+  // comes: their synapses, and, by the thread whose neuron the first of them belongs to, their derivatives.
+  int32_t step = -1, together = 0, own = -1;
+  Synapse<R> synapses[kTogether][kPer];
+  R early[K + 1];
+  auto look_ahead = [&]() {
+    step = -1, together = 0, own = -1;
+    if (r <= bottom) return;
+    if (window > bottom && r - kTogether - 1 < window) look_up(r);
+    const int32_t newest_one = r - 1 - window, there = min(kTogether, r - bottom);
+    int32_t steps_of[kTogether], sources[kTogether];
+    RANVIER_UNROLL
+    for (int q = 0; q < kTogether; ++q) {
+      steps_of[q] = q < there ? memory.spike_step[newest_one - q] : -1;
+      sources[q] = q < there ? memory.spike_neuron[newest_one - q] : 0;
+    }
+    step = steps_of[0];
+    RANVIER_UNROLL
+    for (int q = 0; q < kTogether; ++q) {
+      if (q > together || steps_of[q] != step) continue;
+      together = q + 1;
+      if (recurrent) {
+        RANVIER_UNROLL
+        for (int u = 0; u < kPer; ++u)
+          if (tid + u * threads < n) synapses[q][u] = load(rows + sources[q] * int64_t(n) + u * threads);
+      }
+      if (own < 0 && (kPer == 1 ? sources[q] : sources[q] % threads) == tid) own = q;
+    }
+    if (own >= 0) {
+      const int64_t record = base + r - 1 - own;
+      RANVIER_UNROLL
+      for (int q = 0; q < K; ++q) early[q] = w.slopes[record * K + q];
+      early[K] = c.ct_g[record];
+    }
+  };
   if (r > bottom) look_up(r);
-  int32_t step = r > bottom ? spike_step[r - 1 - window] : -1;
+  look_ahead();
   int parity = 0;
-  Four<R>* adjoint = w.buckets + s * int64_t(circle) * n;
-  bool near = true;
-  RANVIER_UNROLL
-  for (int u = 0; u < kPer; ++u) near = near && near_for_all(m[u], dt, 2);
-  const Synapse<R>* rows = w.rec + set * n * int64_t(n);
-  const int32_t most = max(w.slots - 1, 1);
-  int32_t slot = static_cast<int32_t>(int64_t(t1 - 1) % circle);
-  auto waiting = [&](int32_t t, int u) -> R& { return fetched[((t % kVoltages) * kPer + u) * threads + tid]; };
+  // The voltage of this step waits at `turn`; what is read there makes room for step t - kVoltages.
+  int32_t turn = tid;
+  const R* from = c.v_free + (s * c.n_steps + t1 - 1) * n + tid;
   auto order = [&](int32_t t) {
     RANVIER_UNROLL
-    for (int u = 0; u < kPer; ++u) {
-      const int32_t j = tid + u * threads;
-      if (j < n && t >= t0) copy(&waiting(t, u), c.v_free + (s * c.n_steps + t) * n + j);
-    }
+    for (int u = 0; u < kPer; ++u)
+      if (tid + u * threads < n && t >= t0) copy(memory.fetched + turn + u * threads, from + u * threads);
     close_group();
+    turn += kPer * threads;
+    if (turn >= kVoltages * kPer * threads) turn = tid;
+    from -= n;
   };
   for (int32_t a = 0; a < kVoltages; ++a) order(t1 - 1 - a);
+  auto leave = [&](int u, const Four<R>& x) {
+    if (tid + u * threads < n) adjoint[int64_t(slot) * n + u * threads] = cell(0, u) = x;
+  };
+  auto step_back = [&]() {
+    slot = slot == 0 ? circle - 1 : slot - 1;
+    place = place == 0 ? near - 1 : place - 1;
+  };
 
   for (int32_t t = t1 - 1; t >= t0; --t) {
     if constexpr (!kParameters) {
       // steps without a spike, several at a time: the free flow alone, and no thread waits for another
-      while (!c.trace && t - step >= kQuiet && t - kQuiet >= t0 - 1) {
+      while (!trace && t - step >= kQuiet && t - kQuiet >= t0 - 1) {
         arrived<kVoltages - kQuiet>();
         R surrogates[kQuiet][kPer];
         RANVIER_UNROLL
         for (int a = 0; a < kQuiet; ++a) {
           RANVIER_UNROLL
           for (int u = 0; u < kPer; ++u) {
-            const R over = std::fabs(waiting(t - a, u) - m[u].v_th) + 1;
-            const bool silent = c.single && first[u] >= 0 && first[u] < t - a;
+            const R over = std::fabs(memory.fetched[turn + u * threads] - m[u].v_th) + 1;
+            const bool silent = single && first[u] >= 0 && first[u] < t - a;
             surrogates[a][u] = silent ? R(0) : quotient(ct_count[u], over * over);
           }
+          order(t - a - kVoltages);
         }
         RANVIER_UNROLL
         for (int a = 0; a < kQuiet; ++a) {
-          order(t - a - kVoltages);
           RANVIER_UNROLL
           for (int u = 0; u < kPer; ++u) {
             const R lam = lam_v[u] + surrogates[a][u];
-            if (tid + u * threads < n)
-              adjoint[int64_t(slot) * n + tid + u * threads] = Four<R>{lam_i[u], lam, R(0), R(0)};
+            leave(u, Four<R>{lam_i[u], lam, R(0), R(0)});
             lam_i[u] = alpha[u] * lam_i[u] + kappa[u] * lam;
             lam_v[u] = beta[u] * lam;
           }
-          slot = slot == 0 ? circle - 1 : slot - 1;
+          step_back();
         }
         t -= kQuiet;
       }
@@ -134,97 +216,75 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
     R v_free[kPer], change[kPer][5], resets[kPer];
     arrived<kVoltages - 1>();
     RANVIER_UNROLL
-    for (int u = 0; u < kPer; ++u) v_free[u] = waiting(t, u);
+    for (int u = 0; u < kPer; ++u) v_free[u] = memory.fetched[turn + u * threads];
     order(t - kVoltages);
     RANVIER_UNROLL
     for (int u = 0; u < kPer; ++u) {
       const int32_t j = tid + u * threads;
-      if (c.trace && j < n) lam_v[u] += c.ct_trace[(s * c.n_steps + t) * n + j];
+      if (trace && j < n) lam_v[u] += c.ct_trace[(s * c.n_steps + t) * n + j];
       resets[u] = R(0);
       RANVIER_UNROLL
       for (int q = 0; q < 5; ++q) change[u][q] = R(0);
     }
-    while (step == t) {  // up to kTogether records of this step, the same for all threads
-      if (r - kTogether - 1 < window && window > bottom) look_up(r);
-      int32_t low = r - 1;
-      while (low > bottom && r - low < kTogether && spike_step[low - 1 - window] == t) --low;
-      const int32_t together = r - low;
-      // what the neuron of a spike needs, asked for before the sums are formed
-      auto neuron_of = [&](int32_t x) { return kPer == 1 ? x : x % threads; };
-      R early[K + 1];
-      int32_t own = -1;
-      for (int32_t f = 0; f < together; ++f) {
-        if (neuron_of(spike_neuron[low + f - window]) != tid || own >= 0) continue;
-        own = f;
+    while (step == t) {
+      R* part = memory.sums + size_t(parity) * kTogether * warps;
+      if (recurrent) {
+        R total[kTogether];
         RANVIER_UNROLL
-        for (int q = 0; q < K; ++q) early[q] = w.slopes[(base + low + f) * K + q];
-        early[K] = c.ct_g[base + low + f];
-      }
-      R* part = sums + size_t(parity) * kTogether * warps;
-      if (c.recurrent) {
-        for (int32_t f = 0; f < together; f += kDeliver) {
-          R total[kDeliver];
+        for (int q = 0; q < kTogether; ++q) total[q] = R(0);
+        RANVIER_UNROLL
+        for (int u = 0; u < kPer; ++u) {
+          if (tid + u * threads >= n) continue;
           RANVIER_UNROLL
-          for (int q = 0; q < kDeliver; ++q) total[q] = R(0);
-          RANVIER_UNROLL
-          for (int u = 0; u < kPer; ++u) {
-            const int32_t j = tid + u * threads;
-            if (j >= n) continue;
-            // the loads of both together
-            Synapse<R> x[kDeliver];
-            Four<R> l[kDeliver];
-            R h[kDeliver];
-            RANVIER_UNROLL
-            for (int q = 0; q < kDeliver; ++q) {
-              const int32_t at_record = low + min(f + q, together - 1) - window;
-              x[q] = load(rows + int64_t(spike_neuron[at_record]) * n + j);
-            }
-            RANVIER_UNROLL
-            for (int q = 0; q < kDeliver; ++q) {
-              const int32_t at_record = low + min(f + q, together - 1) - window;
-              int32_t ahead;
-              land(spike_g[at_record], x[q].step, x[q].offset, dt, 1, ahead, h[q]);
-              int32_t there = slot + ahead;
-              if (there >= circle) there -= circle;
-              l[q] = Four<R>{0, 0, 0, 0};
-              if (ahead <= most && t + ahead < last && f + q < together) l[q] = adjoint[int64_t(there) * n + j];
-            }
-            RANVIER_UNROLL
-            for (int q = 0; q < kDeliver; ++q) {
-              R decay, y;
-              arrive_either(near, m[u], h[q], decay, y);
-              total[q] += x[q].weight * slope_of_time(decay, y, m[u].rate_syn, m[u].c, l[q].a, l[q].b, l[q].c);
-            }
+          for (int q = 0; q < kTogether; ++q) {
+            if (q >= together) break;
+            const Synapse<R>& x = synapses[q][u];
+            int32_t ahead;
+            R h, decay, y;
+            land(memory.spike_g[r - 1 - q - window], x.step, x.offset, dt, 1, ahead, h);
+            if (ahead > most || t + ahead >= last) continue;
+            const Four<R> l = ahead <= near ? cell(ahead, u) : adjoint[slot_of(ahead) * int64_t(n) + u * threads];
+            arrive_either(polynomials, m[u], h, decay, y);
+            total[q] += x.weight * slope_of_time(decay, y, m[u].rate_syn, m[u].c, l.a, l.b, l.c);
           }
+        }
+        RANVIER_UNROLL
+        for (int o = kWarp / 2; o > 0; o /= 2) {
           RANVIER_UNROLL
-          for (int q = 0; q < kDeliver; ++q) total[q] = warp_sum(total[q]);
-          if (tid % kWarp == 0) {
-            RANVIER_UNROLL
-            for (int q = 0; q < kDeliver; ++q)
-              if (f + q < together) part[(f + q) * warps + tid / kWarp] = total[q];
-          }
+          for (int q = 0; q < kTogether; ++q) total[q] += __shfl_xor_sync(kAll, total[q], o);
+        }
+        if (tid % kWarp == 0) {
+          RANVIER_UNROLL
+          for (int q = 0; q < kTogether; ++q) part[q * warps + tid / kWarp] = total[q];
         }
         __syncthreads();
         parity ^= 1;
       }
-      for (int32_t f = 0; f < together; ++f) {
-        const int64_t record = base + low + f;
-        const int32_t source = spike_neuron[low + f - window];
+      // what this thread's own spikes get, the earliest first; nearly always there is at most one
+      RANVIER_ROLLED
+      for (int32_t q = own < 0 ? -1 : together - 1; q >= own && q >= 0; --q) {
+        const int32_t record = r - 1 - q, source = memory.spike_neuron[record - window];
         RANVIER_UNROLL
         for (int u = 0; u < kPer; ++u) {
           if (tid + u * threads != source) continue;
-          const R when = spike_g[low + f - window], decay = m[u].grow_mem(when - dt);
-          R lam = (f == own ? early[K] : c.ct_g[record]) - lam_v[u] * m[u].v_th * m[u].rate_mem * decay;
-          const int32_t before = low + f - 1 - window;
-          const bool leads = low + f == bottom || spike_step[before] != t || spike_neuron[before] != source;
-          if (leads && first[u] == t) lam += ct_first[u];
-          if (c.recurrent)
-            for (int32_t q = 0; q < warps; ++q) lam += part[f * warps + q];
+          const R when = memory.spike_g[record - window], decay = m[u].grow_mem(when - dt);
+          R lam = (q == own ? early[K] : c.ct_g[base + record]) - lam_v[u] * m[u].v_th * m[u].rate_mem * decay;
+          if (first[u] == t) {
+            const int32_t before = record - 1 - window;
+            const bool leads =
+                record == bottom || memory.spike_step[before] != t || memory.spike_neuron[before] != source;
+            if (leads) lam += ct_first[u];
+          }
+          if (recurrent) {
+            RANVIER_UNROLL
+            for (int32_t x = 0; x < kThreads / kWarp; ++x)
+              if (x < warps) lam += part[q * warps + x];
+          }
           R slopes[K];
           RANVIER_UNROLL
-          for (int q = 0; q < K; ++q) slopes[q] = f == own ? early[q] : w.slopes[record * K + q];
+          for (int x = 0; x < K; ++x) slopes[x] = q == own ? early[x] : w.slopes[(base + record) * K + x];
           RANVIER_UNROLL
-          for (int q = 0; q < 5; ++q) change[u][q] += lam * slopes[q];
+          for (int x = 0; x < 5; ++x) change[u][x] += lam * slopes[x];
           if constexpr (kParameters) {
             resets[u] += m[u].v_th * decay;
             share[u].tau_mem +=
@@ -234,18 +294,16 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
           }
         }
       }
-      r = low;
-      if (r > bottom && r - 1 < window) look_up(r);
-      step = r > bottom ? spike_step[r - 1 - window] : -1;
+      r -= together;
+      look_ahead();
     }
     RANVIER_UNROLL
     for (int u = 0; u < kPer; ++u) {
-      const int32_t j = tid + u * threads;
       if constexpr (kParameters) {
         // the step behind this one began with the state that is known here: the derivatives of Eq. 6
-        if (j < n && t + 1 < last) {
-          const R i_end = c.i_free[(s * c.n_steps + t) * n + j] * alpha[u], v_end = v_free[u] - resets[u];
-          const R bend = i_end * m[u].q_slope(dt), y = kappa[u] / alpha[u];
+        if (tid + u * threads < n && t + 1 < last) {
+          const R i_end = c.i_free[(s * c.n_steps + t) * n + tid + u * threads] * alpha[u];
+          const R v_end = v_free[u] - resets[u], bend = i_end * m[u].q_slope(dt), y = kappa[u] / alpha[u];
           share[u].tau_mem += share[u].held_v * (v_end * beta[u] * dt + bend) * m[u].rate_mem * m[u].rate_mem;
           share[u].tau_syn += (share[u].held_v * (i_end * y * dt - bend) + share[u].held_i * i_end * dt) *
                               m[u].rate_syn * m[u].rate_syn;
@@ -253,17 +311,16 @@ __global__ void __launch_bounds__(kThreads) adjoint_steps(Work<R> w, int32_t k) 
       }
       R lam = lam_v[u];
       const R over = std::fabs(v_free[u] - m[u].v_th) + 1;
-      const bool silent = c.single && first[u] >= 0 && first[u] < t;
+      const bool silent = single && first[u] >= 0 && first[u] < t;
       const R surrogate = silent ? R(0) : quotient(ct_count[u], over * over);
       lam += surrogate;
       if constexpr (kParameters) share[u].v_th -= surrogate;
-      if (j < n)
-        adjoint[int64_t(slot) * n + j] = Four<R>{lam_i[u] + change[u][2], lam + change[u][3], change[u][4], R(0)};
+      leave(u, Four<R>{lam_i[u] + change[u][2], lam + change[u][3], change[u][4], R(0)});
       share[u].held_v = lam, share[u].held_i = lam_i[u];
       lam_i[u] = alpha[u] * lam_i[u] + kappa[u] * lam + change[u][1];
       lam_v[u] = beta[u] * lam + change[u][0];
     }
-    slot = slot == 0 ? circle - 1 : slot - 1;
+    step_back();
   }
   RANVIER_UNROLL
   for (int u = 0; u < kPer; ++u) {

@@ -50,6 +50,8 @@ void prepare(const Work<R>& w, cudaStream_t stream, Launches& l) {
   const Delays<R> d_in = delays_in(c), d_rec = delays_rec(c);
   if (in) pack_synapses<<<blocks(in, 256), 256, 0, stream>>>(c.w_in, d_in, in, c.dt, w.in), l.check();
   if (rec) pack_synapses<<<blocks(rec, 256), 256, 0, stream>>>(c.w_rec, d_rec, rec, c.dt, w.rec), l.check();
+  l.check(cudaMemsetAsync(w.differ, 0, c.n_sets * sizeof(int32_t), stream));
+  form_membranes<<<blocks(c.n_sets * c.n, 256), 256, 0, stream>>>(w), l.check();
   l.check(cudaMemsetAsync(w.bad, 0, c.n_samples * sizeof(int32_t), stream));
   l.check(cudaMemsetAsync(w.segment, 0, c.n_samples * (w.n_chunks + 1) * sizeof(int32_t), stream));
   const dim3 grid(static_cast<unsigned>(c.n_samples), blocks(c.n_events, 256));
@@ -59,28 +61,38 @@ void prepare(const Work<R>& w, cudaStream_t stream, Launches& l) {
 // Threads of a block of `n` neurons, `per` a thread.
 unsigned threads_for(int64_t n, int per) { return blocks(blocks(n, per), kWarp) * kWarp; }
 
-template <class R>
-size_t bytes_of_steps(int64_t n, int per, unsigned threads, int ahead) {
-  return size_t(ahead) * per * threads * sizeof(Four<R>) + size_t(2) * n * kSpikesPerStep * sizeof(R) +
-         size_t(2) * per * (threads / kWarp) * sizeof(uint32_t) + size_t(2) * n;
+// Steps that a walk's ring takes in: all that a spike reaches, or what leaves room for two blocks an SM.
+template <class R, class Bytes>
+int32_t near_of(const Work<R>& w, unsigned threads, int32_t least, Bytes bytes) {
+  const size_t aim = sizeof(R) == 4 && threads <= 512 ? kHalfShared : kShared;
+  const int32_t most = w.slots - 1 > least ? w.slots - 1 : least;
+  const size_t fixed = bytes(0), step = bytes(1) - fixed;
+  const int64_t fits = fixed < aim ? static_cast<int64_t>((aim - fixed) / step) : 0;
+  return static_cast<int32_t>(fits > most ? most : fits < least ? least : fits);
 }
 
 template <class R, int kPer, int kThreads>
 void launch_steps(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const unsigned threads = threads_for(w.c.n, kPer);
-  const size_t bytes = bytes_of_steps<R>(w.c.n, kPer, threads, kAheadOf<kThreads>);
-  l.check(allow_shared(steps<R, kPer, kThreads>, bytes));
-  steps<R, kPer, kThreads><<<static_cast<unsigned>(w.c.n_samples), threads, bytes, stream>>>(w, k);
+  const auto bytes = [&](int32_t near) {
+    return StepsMemory<R, kPer>::bytes(static_cast<int32_t>(w.c.n), static_cast<int32_t>(threads), near);
+  };
+  const int32_t near = near_of(w, threads, kAheadOf<kPer>, bytes);
+  l.check(allow_shared(steps<R, kPer, kThreads>, bytes(near)));
+  steps<R, kPer, kThreads><<<static_cast<unsigned>(w.c.n_samples), threads + kWarp, bytes(near), stream>>>(w, k, near);
   l.check();
 }
 
 template <class R, int kPer, int kThreads, bool kParameters>
 void launch_adjoint(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const unsigned threads = threads_for(w.c.n, kPer);
-  const size_t bytes = (size_t(kVoltages) * kPer * threads + 2 * kTogether * (threads / kWarp) + kWindow) * sizeof(R) +
-                       size_t(2) * kWindow * sizeof(int32_t);
-  l.check(allow_shared(adjoint_steps<R, kPer, kThreads, kParameters>, bytes));
-  adjoint_steps<R, kPer, kThreads, kParameters><<<static_cast<unsigned>(w.c.n_samples), threads, bytes, stream>>>(w, k);
+  const auto bytes = [&](int32_t near) {
+    return AdjointMemory<R, kPer>::bytes(static_cast<int32_t>(w.c.n), static_cast<int32_t>(threads), near);
+  };
+  const int32_t near = near_of(w, threads, 1, bytes);
+  l.check(allow_shared(adjoint_steps<R, kPer, kThreads, kParameters>, bytes(near)));
+  adjoint_steps<R, kPer, kThreads, kParameters>
+      <<<static_cast<unsigned>(w.c.n_samples), threads, bytes(near), stream>>>(w, k, near);
   l.check();
 }
 
@@ -110,12 +122,14 @@ void launch_steps_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launches&
   const Call<R>& c = w.c;
   if (c.n <= 128)
     launch_steps<R, 1, 128>(w, k, stream, l);
+  else if (c.n <= 256)
+    launch_steps<R, 2, 128>(w, k, stream, l);
   else if (c.n <= 512)
-    launch_steps<R, 1, 512>(w, k, stream, l);
+    launch_steps<R, 2, 256>(w, k, stream, l);
   else if (c.n <= 1024)
-    launch_steps<R, 1, 1024>(w, k, stream, l);
+    launch_steps<R, 4, 256>(w, k, stream, l);
   else
-    launch_steps<R, 2, 1024>(w, k, stream, l);
+    launch_steps<R, 4, 512>(w, k, stream, l);
 }
 
 template <class R>
@@ -137,12 +151,14 @@ void launch_adjoint_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launche
   const Call<R>& c = w.c;
   if (c.n <= 128)
     launch_adjoint<R, 1, 128, kParameters>(w, k, stream, l);
+  else if (c.n <= 256)
+    launch_adjoint<R, 2, 128, kParameters>(w, k, stream, l);
   else if (c.n <= 512)
-    launch_adjoint<R, 1, 512, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 2, 256, kParameters>(w, k, stream, l);
   else if (c.n <= 1024)
-    launch_adjoint<R, 1, 1024, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 4, 256, kParameters>(w, k, stream, l);
   else
-    launch_adjoint<R, 2, 1024, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 4, 512, kParameters>(w, k, stream, l);
 }
 
 template <class R, bool kParameters, bool kFar>

@@ -15,6 +15,15 @@ __global__ void pack_synapses(const R* weight, Delays<R> delays, int64_t size, R
   out[k] = x;
 }
 
+template <class R>
+__global__ void form_membranes(Work<R> w) {
+  const int64_t at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (at >= w.c.n_sets * w.c.n) return;
+  const Membrane<R> m = membrane(w.c, at), one = membrane(w.c, at / w.c.n * w.c.n);
+  w.membranes[at] = m;
+  if (m.tau_mem != one.tau_mem || m.tau_syn != one.tau_syn || m.v_th != one.v_th) w.differ[at / w.c.n] = 1;
+}
+
 // Chunk in which event `e` is sent; n_chunks for those outside of the run.
 template <class R>
 __device__ int32_t chunk_of(const Work<R>& w, const R* time, int64_t e) {

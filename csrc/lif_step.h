@@ -387,17 +387,6 @@ RANVIER_HD void spike_jacobian(const R* state, const R* g, const Membrane<R>& m,
   }
 }
 
-// The same where the times are not known.
-template <int K, class R>
-RANVIER_HD void spike_jacobian(const R* state, const Membrane<R>& m, R dt, bool single, int n, R* out) {
-  R v_end, i_end, g[kSpikesPerStep];
-  m.flow(state[0], state[1], dt, v_end, i_end);
-  v_end += state[3], i_end += state[2];
-  bool still;
-  spikes_between(state[0], state[1], state[2], state[3], state[4], i_end, m, dt, single, g, v_end, still);
-  spike_jacobian<K>(state, g, m, dt, n, out);
-}
-
 // A cheap bound on `may_fire`, from the ends (v_free, i_free) of the flow without the step's arrivals and (v_back,
 // i_back) of the flow back from its end: false where that is false for sure. A flow that rises at one end of the step
 // and falls at the other stays below its start plus its first slope times dt.

@@ -11,9 +11,17 @@ namespace lif {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
-constexpr int kDeliver = 2;                     // sources whose synapses are fetched together
-constexpr size_t kShared = size_t(200) << 10;   // bytes of shared memory that a block may have
-constexpr size_t kBuckets = size_t(160) << 20;  // bytes aimed at for the circle of buckets
+constexpr size_t kHalfShared = size_t(104) << 10;  // that two blocks of an SM may have each
+constexpr size_t kShared = size_t(200) << 10;      // bytes of shared memory that a block may have
+constexpr size_t kBuckets = size_t(160) << 20;     // bytes aimed at for the circle of buckets
+
+// A choice made when a kernel is compiled.
+struct Yes {
+  static constexpr bool value = true;
+};
+struct No {
+  static constexpr bool value = false;
+};
 
 template <class R>
 struct alignas(4 * sizeof(R)) Four {
@@ -43,12 +51,14 @@ template <class R>
 struct Work {
   Call<R> c;
   int32_t chunk, circle, n_chunks, slots;
-  Synapse<R>*in, *rec;  // (P, M, N), (P, N, N)
-  Four<R>* buckets;     // (S, circle, N)
-  R* current;           // (S, N) i between chunks; backward: adjoint of i
-  R* lam;               // (S, N) adjoint of v between chunks
-  int32_t* bad;         // (S,) events that cannot be used
-  int32_t* segment;     // (S, n_chunks + 1) first event of each chunk
+  Synapse<R>*in, *rec;     // (P, M, N), (P, N, N)
+  Membrane<R>* membranes;  // (P, N)
+  int32_t* differ;         // (P,) whether they are not all the same
+  Four<R>* buckets;        // (S, circle, N)
+  R* current;              // (S, N) i between chunks; backward: adjoint of i
+  R* lam;                  // (S, N) adjoint of v between chunks
+  int32_t* bad;            // (S,) events that cannot be used
+  int32_t* segment;        // (S, n_chunks + 1) first event of each chunk
   // backward
   Plan plan;               // of gather; below, sources are the inputs, then the neurons
   int32_t* spike_segment;  // (S, n_chunks + 1) first record of each chunk
@@ -96,7 +106,7 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   Layout layout{static_cast<char*>(scratch)};
   const size_t s = c.n_samples, p = c.n_sets, n = c.n, m = c.n_inputs, in = p * m * n;
   const size_t rec = c.recurrent ? p * n * n : 0, chunks = w.n_chunks;
-  layout.take(w.in, in), layout.take(w.rec, rec);
+  layout.take(w.in, in), layout.take(w.rec, rec), layout.take(w.membranes, p * n), layout.take(w.differ, p);
   layout.take(w.buckets, s * w.circle * n);
   layout.take(w.current, s * n);
   layout.take(w.bad, s);
@@ -174,6 +184,45 @@ __device__ __forceinline__ Four<double> fetch(const Four<double>* place) {
   const double2 y = __ldcg(reinterpret_cast<const double2*>(place) + 1);
   return {x.x, x.y, y.x, y.y};
 }
+
+// A number that stays in its register. What a kernel was called with is otherwise fetched anew at every use, which
+// takes longer than most of what is done with it; the compiler cannot see through a shuffle. All threads of a warp call
+// it.
+__device__ __forceinline__ int32_t held(int32_t x) { return __shfl_sync(kAll, x, 0); }
+
+// The bits that are set in `count` words of shared memory, one after another, the same for all threads of a warp.
+struct Bits {
+  const uint32_t* words;
+  int32_t count, base;
+  uint32_t mine, any, bits;  // a word a lane; words that have bits left; bits left of the one that is being read
+  int32_t word;
+  __device__ __forceinline__ Bits(const uint32_t* words, int32_t count)
+      : words(words), count(count), base(0), bits(0), word(0) {
+    fetch();
+  }
+  __device__ __forceinline__ void fetch() {
+    const int32_t at = base + static_cast<int32_t>(threadIdx.x) % kWarp;
+    mine = at < count ? words[at] : 0;
+    any = __ballot_sync(kAll, mine != 0);
+  }
+  // The place of the next one; -1: none is left.
+  __device__ __forceinline__ int32_t next() {
+    while (bits == 0) {
+      if (any == 0) {
+        base += kWarp;
+        if (base >= count) return -1;
+        fetch();
+        continue;
+      }
+      word = __ffs(any) - 1;
+      any &= any - 1;
+      bits = __shfl_sync(kAll, mine, word);
+    }
+    const int32_t bit = __ffs(bits) - 1;
+    bits &= bits - 1;
+    return (base + word) * kWarp + bit;
+  }
+};
 
 template <class R>
 __device__ __forceinline__ R warp_sum(R x) {
