@@ -10,7 +10,7 @@ constexpr int kVoltages = 8;  // steps whose voltages are fetched early, backwar
 constexpr int kWindow = 128;  // spike records kept in shared memory, backward
 // Spikes of a step whose sums are formed at a time, as registers allow.
 template <int kPer>
-constexpr int kTogetherOf = kPer == 1 ? 4 : 2;
+constexpr int kTogetherOf = kPer <= 2 ? 4 : 2;
 
 // Derivatives of the time of every recorded spike for the state of its step; a thread a spike.
 template <class R, int K>
@@ -128,6 +128,11 @@ __global__ void __launch_bounds__(kThreads, kThreads <= 256 && sizeof(R) == 4 ? 
   int32_t step = -1, together = 0, own = -1;
   Synapse<R> synapses[kTogether][kPer];
   R early[K + 1];
+  RANVIER_UNROLL
+  for (int q = 0; q < kTogether; ++q) {
+    RANVIER_UNROLL
+    for (int u = 0; u < kPer; ++u) synapses[q][u] = Synapse<R>{0, 0, 0};
+  }
   auto look_ahead = [&]() {
     step = -1, together = 0, own = -1;
     if (r <= bottom) return;
@@ -147,15 +152,48 @@ __global__ void __launch_bounds__(kThreads, kThreads <= 256 && sizeof(R) == 4 ? 
       if (recurrent) {
         RANVIER_UNROLL
         for (int u = 0; u < kPer; ++u)
-          if (tid + u * threads < n) synapses[q][u] = load(rows + sources[q] * int64_t(n) + u * threads);
+          if (tid + u * threads < n) synapses[q][u] = load_early(rows + sources[q] * int64_t(n) + u * threads);
       }
-      if (own < 0 && (kPer == 1 ? sources[q] : sources[q] % threads) == tid) own = q;
+      RANVIER_UNROLL
+      for (int u = 0; u < kPer; ++u)
+        if (own < 0 && sources[q] == tid + u * threads) own = q;
     }
     if (own >= 0) {
       const int64_t record = base + r - 1 - own;
       RANVIER_UNROLL
       for (int q = 0; q < K; ++q) early[q] = w.slopes[record * K + q];
       early[K] = c.ct_g[record];
+    }
+  };
+  // What the targets of the records have to say about their times; two records and their loads together.
+  auto sum_up = [&](int32_t t, R* total, auto near_too) {
+    RANVIER_UNROLL
+    for (int q0 = 0; q0 < kTogether; q0 += 2) {
+      if (q0 >= together) break;
+      Four<R> l[2][kPer];
+      R h[2][kPer];
+      RANVIER_UNROLL
+      for (int q = 0; q < 2; ++q) {
+        RANVIER_UNROLL
+        for (int u = 0; u < kPer; ++u) {
+          const Synapse<R>& x = synapses[q0 + q][u];
+          int32_t ahead;
+          land(memory.spike_g[max(r - 1 - q0 - q - window, 0)], x.step, x.offset, dt, 1, ahead, h[q][u]);
+          l[q][u] = Four<R>{0, 0, 0, 0};
+          if (q0 + q >= together || tid + u * threads >= n || ahead > most || t + ahead >= last) continue;
+          l[q][u] = ahead <= near ? cell(ahead, u) : load_early(adjoint + slot_of(ahead) * int64_t(n) + u * threads);
+        }
+      }
+      RANVIER_UNROLL
+      for (int q = 0; q < 2; ++q) {
+        RANVIER_UNROLL
+        for (int u = 0; u < kPer; ++u) {
+          R decay, y;
+          arrive_as<decltype(near_too)::value>(m[u], h[q][u], decay, y);
+          const R slope = slope_of_time(decay, y, m[u].rate_syn, m[u].c, l[q][u].a, l[q][u].b, l[q][u].c);
+          if (q0 + q < together && tid + u * threads < n) total[q0 + q] += synapses[q0 + q][u].weight * slope;
+        }
+      }
     }
   };
   if (r > bottom) look_up(r);
@@ -232,22 +270,10 @@ __global__ void __launch_bounds__(kThreads, kThreads <= 256 && sizeof(R) == 4 ? 
         R total[kTogether];
         RANVIER_UNROLL
         for (int q = 0; q < kTogether; ++q) total[q] = R(0);
-        RANVIER_UNROLL
-        for (int u = 0; u < kPer; ++u) {
-          if (tid + u * threads >= n) continue;
-          RANVIER_UNROLL
-          for (int q = 0; q < kTogether; ++q) {
-            if (q >= together) break;
-            const Synapse<R>& x = synapses[q][u];
-            int32_t ahead;
-            R h, decay, y;
-            land(memory.spike_g[r - 1 - q - window], x.step, x.offset, dt, 1, ahead, h);
-            if (ahead > most || t + ahead >= last) continue;
-            const Four<R> l = ahead <= near ? cell(ahead, u) : adjoint[slot_of(ahead) * int64_t(n) + u * threads];
-            arrive_either(polynomials, m[u], h, decay, y);
-            total[q] += x.weight * slope_of_time(decay, y, m[u].rate_syn, m[u].c, l.a, l.b, l.c);
-          }
-        }
+        if (polynomials)
+          sum_up(t, total, Yes{});
+        else
+          sum_up(t, total, No{});
         RANVIER_UNROLL
         for (int o = kWarp / 2; o > 0; o /= 2) {
           RANVIER_UNROLL

@@ -56,6 +56,7 @@ void prepare(const Work<R>& w, cudaStream_t stream, Launches& l) {
   l.check(cudaMemsetAsync(w.segment, 0, c.n_samples * (w.n_chunks + 1) * sizeof(int32_t), stream));
   const dim3 grid(static_cast<unsigned>(c.n_samples), blocks(c.n_events, 256));
   if (c.n_events) find_segments<<<grid, 256, 0, stream>>>(w), l.check();
+  if (c.n_events) drop_unusable<<<blocks(c.n_samples, 256), 256, 0, stream>>>(w), l.check();
 }
 
 // Threads of a block of `n` neurons, `per` a thread.

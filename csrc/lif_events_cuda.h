@@ -47,7 +47,17 @@ __global__ void find_segments(Work<R> w) {
   if (e == w.c.n_events - 1)
     for (int32_t k = here + 1; k <= w.n_chunks; ++k) segment[k] = static_cast<int32_t>(w.c.n_events);
   const int32_t channel = w.c.channel[s * w.c.n_events + e];
-  if (here < w.n_chunks && (time[e] < 0 || channel < 0 || channel >= w.c.n_inputs)) atomicAdd(&w.bad[s], 1);
+  const bool late = e > 0 && !(time[e - 1] <= time[e]);
+  if (here < w.n_chunks && (late || time[e] < 0 || channel < 0 || channel >= w.c.n_inputs)) atomicAdd(&w.bad[s], 1);
+}
+
+// Events were perhaps never checked (Events.from_times does it): one that is out of order, before 0 or of a channel
+// that does not exist would become an address, so it makes the whole sample's events unusable: no chunk has any.
+template <class R>
+__global__ void drop_unusable(Work<R> w) {
+  const int64_t s = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (s >= w.c.n_samples || w.bad[s] == 0) return;
+  for (int32_t k = 0; k <= w.n_chunks; ++k) w.segment[s * (w.n_chunks + 1) + k] = 0;
 }
 
 // The first of [low, high) whose step is not before `t`; steps do not fall.

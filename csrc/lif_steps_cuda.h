@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
       if (!recurrent || x.sources[q] < 0) continue;
       RANVIER_UNROLL
       for (int u = 0; u < kPer; ++u)
-        if (tid + u * threads < n) x.synapses[q][u] = load(rows + x.sources[q] * int64_t(n) + u * threads);
+        if (tid + u * threads < n) x.synapses[q][u] = load_early(rows + x.sources[q] * int64_t(n) + u * threads);
     }
   };
   struct Arrival {
