@@ -65,7 +65,7 @@ unsigned threads_for(int64_t n, int per) { return blocks(blocks(n, per), kWarp) 
 // Steps that a walk's ring takes in: all that a spike reaches, or what leaves room for two blocks an SM.
 template <class R, class Bytes>
 int32_t near_of(const Work<R>& w, unsigned threads, int32_t least, Bytes bytes) {
-  const size_t aim = sizeof(R) == 4 && threads <= 512 ? kHalfShared : kShared;
+  const size_t aim = sizeof(R) == 4 && threads <= 256 ? kHalfShared : kShared;
   const int32_t most = w.slots - 1 > least ? w.slots - 1 : least;
   const size_t fixed = bytes(0), step = bytes(1) - fixed;
   const int64_t fits = fixed < aim ? static_cast<int64_t>((aim - fixed) / step) : 0;
@@ -76,9 +76,9 @@ template <class R, int kPer, int kThreads>
 void launch_steps(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const unsigned threads = threads_for(w.c.n, kPer);
   const auto bytes = [&](int32_t near) {
-    return StepsMemory<R, kPer>::bytes(static_cast<int32_t>(w.c.n), static_cast<int32_t>(threads), near);
+    return StepsMemory<R, kPer, kThreads>::bytes(static_cast<int32_t>(w.c.n), static_cast<int32_t>(threads), near);
   };
-  const int32_t near = near_of(w, threads, kAheadOf<kPer>, bytes);
+  const int32_t near = near_of(w, threads, kAheadOf<kPer, kThreads>, bytes);
   l.check(allow_shared(steps<R, kPer, kThreads>, bytes(near)));
   steps<R, kPer, kThreads><<<static_cast<unsigned>(w.c.n_samples), threads + kWarp, bytes(near), stream>>>(w, k, near);
   l.check();
@@ -124,11 +124,11 @@ void launch_steps_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launches&
   if (c.n <= 128)
     launch_steps<R, 1, 128>(w, k, stream, l);
   else if (c.n <= 256)
-    launch_steps<R, 2, 128>(w, k, stream, l);
+    launch_steps<R, 1, 256>(w, k, stream, l);
   else if (c.n <= 512)
-    launch_steps<R, 2, 256>(w, k, stream, l);
+    launch_steps<R, 1, 512>(w, k, stream, l);
   else if (c.n <= 1024)
-    launch_steps<R, 4, 256>(w, k, stream, l);
+    launch_steps<R, 2, 512>(w, k, stream, l);
   else
     launch_steps<R, 4, 512>(w, k, stream, l);
 }
@@ -153,11 +153,11 @@ void launch_adjoint_of(const Work<R>& w, int32_t k, cudaStream_t stream, Launche
   if (c.n <= 128)
     launch_adjoint<R, 1, 128, kParameters>(w, k, stream, l);
   else if (c.n <= 256)
-    launch_adjoint<R, 2, 128, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 1, 256, kParameters>(w, k, stream, l);
   else if (c.n <= 512)
-    launch_adjoint<R, 2, 256, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 1, 512, kParameters>(w, k, stream, l);
   else if (c.n <= 1024)
-    launch_adjoint<R, 4, 256, kParameters>(w, k, stream, l);
+    launch_adjoint<R, 2, 512, kParameters>(w, k, stream, l);
   else
     launch_adjoint<R, 4, 512, kParameters>(w, k, stream, l);
 }

@@ -9,14 +9,12 @@ namespace lif {
 template <int kPer>
 constexpr int kDeliverOf = kPer == 1 ? 4 : 2;
 // Steps whose buckets are fetched early, as shared memory allows.
-template <int kPer>
-constexpr int kAheadOf = kPer == 1   ? 8
-                         : kPer == 2 ? 4
-                                     : 2;
+template <int kPer, int kThreads>
+constexpr int kAheadOf = kPer > 1 ? 2 : (kThreads <= 128 ? 8 : 4);
 
 // Steps that are tried at once, without a barrier each, after as many in which no neuron could fire.
-template <int kPer>
-constexpr int kTryOf = kAheadOf<kPer> / 2;
+template <int kPer, int kThreads>
+constexpr int kTryOf = kAheadOf<kPer, kThreads> / 2;
 
 // What a neuron that may fire hands over.
 template <class R>
@@ -26,9 +24,9 @@ struct Candidate {
 
 // Shared memory of `steps`. A spike reaches the next `near` steps in the ring, by additions that nobody waits for;
 // those behind it are in global memory.
-template <class R, int kPer>
+template <class R, int kPer, int kThreads>
 struct StepsMemory {
-  static constexpr int kAhead = kAheadOf<kPer>;
+  static constexpr int kAhead = kAheadOf<kPer, kThreads>;
   Four<R>* fetched;          // (kAhead, kPer, threads) input arrivals of the next steps
   Four<R>* ring;             // (near, N) arrivals of spikes
   uint32_t* masks;           // (2, words) who may fire; two, so that one barrier a step is enough
@@ -72,9 +70,9 @@ __device__ __forceinline__ int32_t pick(const uint32_t (&bits)[4], int32_t q) {
 }
 
 // The searching warp: a lane a neuron that may fire. It records the spikes while the others go on.
-template <class R, int kPer>
-__device__ void search(const Work<R>& w, const StepsMemory<R, kPer>& memory, int32_t k, int32_t words) {
-  constexpr int kTry = kTryOf<kPer>;
+template <class R, int kPer, int kThreads>
+__device__ void search(const Work<R>& w, const StepsMemory<R, kPer, kThreads>& memory, int32_t k, int32_t words) {
+  constexpr int kTry = kTryOf<kPer, kThreads>;
   const Call<R>& c = w.c;
   const int64_t s = blockIdx.x, set = s / c.per_set;
   const int32_t lane = threadIdx.x % kWarp, t0 = k * w.chunk, t1 = min(t0 + w.chunk, static_cast<int32_t>(c.n_steps));
@@ -171,13 +169,13 @@ template <class R, int kPer, int kThreads>
 __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R) == 4 ? 2 : 1)
     steps(Work<R> w, int32_t k, int32_t near) {
   extern __shared__ char shared[];
-  constexpr int kAhead = kAheadOf<kPer>, kDeliver = kDeliverOf<kPer>, kTry = kTryOf<kPer>;
+  constexpr int kAhead = kAheadOf<kPer, kThreads>, kDeliver = kDeliverOf<kPer>, kTry = kTryOf<kPer, kThreads>;
   const Call<R>& c = w.c;
   const int32_t n = held(static_cast<int32_t>(c.n)), tid = threadIdx.x, threads = held(blockDim.x - kWarp);
-  const int32_t warps = threads / kWarp, words = StepsMemory<R, kPer>::words(threads);
+  const int32_t warps = threads / kWarp, words = StepsMemory<R, kPer, kThreads>::words(threads);
   near = held(near);
-  const StepsMemory<R, kPer> memory(shared, n, threads, near);
-  if (tid >= threads) return search<R, kPer>(w, memory, k, words);
+  const StepsMemory<R, kPer, kThreads> memory(shared, n, threads, near);
+  if (tid >= threads) return search<R, kPer, kThreads>(w, memory, k, words);
 
   const int64_t s = blockIdx.x, set = s / c.per_set, at = s * n;
   const R dt = c.dt;

@@ -201,9 +201,11 @@ __device__ __forceinline__ Four<double> fetch(const Four<double>* place) {
 }
 
 // A number that stays in its register. What a kernel was called with is otherwise fetched anew at every use, which
-// takes longer than most of what is done with it; the compiler cannot see through a shuffle. All threads of a warp call
-// it.
-__device__ __forceinline__ int32_t held(int32_t x) { return __shfl_sync(kAll, x, 0); }
+// takes longer than most of what is done with it; no compiler sees through this shuffle. All threads of a warp call it.
+__device__ __forceinline__ int32_t held(int32_t x) {
+  asm volatile("shfl.sync.idx.b32 %0, %0, 0, 31, -1;" : "+r"(x));
+  return x;
+}
 
 // The bits that are set in `count` words of shared memory, one after another, the same for all threads of a warp.
 struct Bits {
