@@ -19,7 +19,7 @@
 
 // The signatures of the handlers: a change of attributes, buffers or their meaning makes it the next number, here and
 // in ranvier/kernels.py, which refuses a library of another number.
-RANVIER_EXPORT int ranvier_interface() { return 2; }
+RANVIER_EXPORT int ranvier_interface() { return 3; }
 
 // XLA FFI API 0.3 is the one of JAX 0.10, the oldest JAX supported; handlers built for it load in later ones. The
 // loader compares it with the running jaxlib before it registers a handler: XLA refuses one that is newer than itself

@@ -20,7 +20,7 @@ HANDLERS = ("lif_forward", "lif_backward", "grid_forward", "grid_backward")
 _SUFFIX = {"float32": "f32", "float64": "f64"}
 _SCHEMES = {"lif": "continuous scheme", "grid": "grid scheme"}
 # The signatures of the handlers; the same number as in csrc/library.h.
-_INTERFACE = 2
+_INTERFACE = 3
 
 
 @dataclass(frozen=True)
