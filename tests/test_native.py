@@ -449,6 +449,7 @@ def test_shard_map_over_the_batch():
 
 def test_more_neurons_than_a_gpu_holds(monkeypatch):
     layer = Layer(jnp.zeros((1, 2049)))
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert native.refusal(layer, "continuous") is None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(kernels, "available", lambda name: None)
