@@ -10,6 +10,8 @@
 // backward   `jacobian` of every recorded spike (no step waits for another); for each chunk from the last: walk back
 //            its `adjoint_steps`, which leave the adjoints of the buckets, then `gather` them: a
 //            block takes 8 targets and its share of the samples, with adjoints and sums in shared memory
+#include <algorithm>
+
 #include "lif_adjoint_cuda.h"
 #include "lif_cuda.h"
 #include "lif_events_cuda.h"
@@ -97,21 +99,38 @@ void launch_adjoint(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& 
   l.check();
 }
 
+// Steps in a ring of kLanes columns, where `together` blocks are to have room on a processor: it has 228 KiB, of which
+// a block takes 1 beside its own.
 template <class R, int kLanes>
-void launch_near(const Work<R>& w, int32_t k, size_t bytes, cudaStream_t stream, Launches& l) {
+int32_t rows_of(const Work<R>& w, size_t together) {
+  constexpr size_t kBeside = sizeof(Stage<R>) * kScatterWarps + 2048;
+  const size_t bytes = std::min(kShared, (size_t(228) << 10) / together - kBeside);
+  return static_cast<int32_t>(std::min(bytes / (3 * kLanes * sizeof(R)), size_t(w.slots) + kRoom));
+}
+
+template <class R, int kLanes>
+void launch_near(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
+  size_t together = kScatterBlocks<R>;
+  while (together > 1 && rows_of<R, kLanes>(w, together) < w.slots + kRoom / 2) --together;
+  const int32_t rows = rows_of<R, kLanes>(w, together);
+  const size_t bytes = size_t(rows) * 3 * kLanes * sizeof(R);
   l.check(allow_shared(scatter<R, kLanes>, bytes));
   const dim3 grid(static_cast<unsigned>(w.c.n_samples), blocks(w.c.n, kLanes));
-  scatter<R, kLanes><<<grid, kWarp, bytes, stream>>>(w, k), l.check();
+  scatter<R, kLanes><<<grid, kScatterWarps * kWarp, bytes, stream>>>(w, k, rows), l.check();
 }
 
 template <class R>
 void launch_scatter(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& l) {
   const Call<R>& c = w.c;
-  const size_t lane = size_t(w.slots) * 3 * sizeof(R);
-  if (32 * lane <= kShared) return launch_near<R, 32>(w, k, 32 * lane, stream, l);
-  if (16 * lane <= kShared) return launch_near<R, 16>(w, k, 16 * lane, stream, l);
-  if (8 * lane <= kShared) return launch_near<R, 8>(w, k, 8 * lane, stream, l);
-  const unsigned samples = static_cast<unsigned>(c.n_samples);
+  const unsigned samples = static_cast<unsigned>(c.n_samples), sets = static_cast<unsigned>(c.n_sets);
+  // synapses are numbered by 32 bits
+  if (rows_of<R, 8>(w, 1) >= w.slots && c.n_inputs * c.n <= int64_t(UINT32_MAX)) {
+    if (k == 0 && c.n_inputs) fold<<<dim3(sets, 64), 256, 0, stream>>>(w), l.check();
+    // the widest ring of which a processor has room for two, else a narrow one alone
+    if (rows_of<R, 32>(w, 2) >= w.slots + kRoom / 2) return launch_near<R, 32>(w, k, stream, l);
+    if (rows_of<R, 16>(w, 2) >= w.slots + kRoom / 2) return launch_near<R, 16>(w, k, stream, l);
+    return launch_near<R, 8>(w, k, stream, l);
+  }
   const int32_t t0 = k * w.chunk, last = static_cast<int32_t>(c.n_steps);
   const int32_t t1 = t0 + w.chunk + w.slots < last ? t0 + w.chunk + w.slots : last, from = k ? t0 + w.slots : 0;
   if (from < t1) clear<<<dim3(samples, 64), 256, 0, stream>>>(w, from, t1), l.check();
