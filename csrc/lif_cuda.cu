@@ -99,12 +99,12 @@ void launch_adjoint(const Work<R>& w, int32_t k, cudaStream_t stream, Launches& 
   l.check();
 }
 
-// Steps in a ring of kLanes columns, where `together` blocks are to have room on a processor: it has 228 KiB, of which
-// a block takes 1 beside its own.
+// Steps in a ring of kLanes columns, where `together` blocks are to have room on a processor: that of an H100 has 228
+// KiB, of which a block takes 1 beside its own.
 template <class R, int kLanes>
 int32_t rows_of(const Work<R>& w, size_t together) {
   constexpr size_t kBeside = sizeof(Stage<R>) * kScatterWarps + 2048;
-  const size_t bytes = std::min(kShared, (size_t(228) << 10) / together - kBeside);
+  const size_t bytes = std::min({kShared, most_shared() - kBeside, (size_t(228) << 10) / together - kBeside});
   return static_cast<int32_t>(std::min(bytes / (3 * kLanes * sizeof(R)), size_t(w.slots) + kRoom));
 }
 
