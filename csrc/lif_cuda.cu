@@ -41,7 +41,7 @@ struct Launches {
 
 template <class Kernel>
 cudaError_t allow_shared(Kernel kernel, size_t bytes) {
-  if (bytes <= size_t(40) << 10) return cudaSuccess;  // what is static counts too
+  if (bytes <= size_t(24) << 10) return cudaSuccess;  // what is static counts too
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 

@@ -73,6 +73,7 @@ __device__ __forceinline__ int32_t pick(const uint32_t (&bits)[4], int32_t q) {
 template <class R, int kPer, int kThreads>
 __device__ void search(const Work<R>& w, const StepsMemory<R, kPer, kThreads>& memory, int32_t k, int32_t words) {
   constexpr int kTry = kTryOf<kPer, kThreads>;
+  const int32_t all = held(blockDim.x);
   const Call<R>& c = w.c;
   const int64_t s = blockIdx.x, set = s / c.per_set;
   const int32_t lane = threadIdx.x % kWarp, t0 = k * w.chunk, t1 = min(t0 + w.chunk, static_cast<int32_t>(c.n_steps));
@@ -82,16 +83,16 @@ __device__ void search(const Work<R>& w, const StepsMemory<R, kPer, kThreads>& m
   int32_t recorded = k ? c.n_spikes[s] : 0, lost = 0, quiet = c.parameters || c.trace ? t0 - t1 : 0;
   const Membrane<R> common = w.membranes[set * c.n];
   const bool alike = held(w.differ[set] == 0);
-  __syncthreads();
+  meet(all);
   for (int32_t t = t0; t < t1; ++t) {
     while (quiet >= kTry && t + kTry <= t1) {
-      if (__syncthreads_or(0))
+      if (meet_or(all, 0))
         quiet = 0;
       else
         t += kTry;
     }
     if (t == t1) break;
-    if (!__syncthreads_or(0)) {
+    if (!meet_or(all, 0)) {
       ++quiet;
       continue;
     }
@@ -131,7 +132,7 @@ __device__ void search(const Work<R>& w, const StepsMemory<R, kPer, kThreads>& m
         RANVIER_UNROLL
         for (int f = 0; f < kSpikesPerStep; ++f) g[f] = memory.g[j * kSpikesPerStep + f];
       }
-      if (first + kWarp >= total) __syncthreads();
+      if (first + kWarp >= total) meet(all);
       // the records of all lanes in a row
       int32_t upto = hits;
       RANVIER_UNROLL
@@ -173,6 +174,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
   const Call<R>& c = w.c;
   const int32_t n = held(static_cast<int32_t>(c.n)), tid = threadIdx.x, threads = held(blockDim.x - kWarp);
   const int32_t warps = threads / kWarp, words = StepsMemory<R, kPer, kThreads>::words(threads);
+  const int32_t all = threads + kWarp;
   near = held(near);
   const StepsMemory<R, kPer, kThreads> memory(shared, n, threads, near);
   if (tid >= threads) return search<R, kPer, kThreads>(w, memory, k, words);
@@ -302,7 +304,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
   R* v_free = c.v_free + origin;
 
   for (int32_t x = tid; x < 2 * words; x += threads) memory.masks[x] = 0;
-  __syncthreads();
+  meet(all);
   // Eq. 6, and whether the step needs a look
   auto advance = [&](R& v, R& i, const Four<R>& bucket, int u) {
     const R v_f = v * beta[u] + i * kappa[u] + bucket.b, i_f = i * alpha[u] + bucket.a;
@@ -350,7 +352,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
         }
         at = after(at);
       }
-      if (__syncthreads_or(some)) {
+      if (meet_or(all, some)) {
         quiet = 0;
         continue;
       }
@@ -385,7 +387,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
       if (parameters && j < n) c.i_free[origin + (t - t0) * int64_t(n) + u * threads] = i[u];
     }
     leave(t, v);
-    if (!__syncthreads_or(some)) {
+    if (!meet_or(all, some)) {
       ++quiet;
     } else {
       quiet = min(quiet, 0);
@@ -393,7 +395,7 @@ __global__ void __launch_bounds__(kThreads + kWarp, kThreads <= 256 && sizeof(R)
       Bits candidates(mask, words);
       Group here, next;
       fetch(candidates, here);
-      __syncthreads();
+      meet(all);
       RANVIER_UNROLL
       for (int u = 0; u < kPer; ++u) {
         if (!look[u]) continue;

@@ -200,6 +200,19 @@ __device__ __forceinline__ Four<double> fetch(const Four<double>* place) {
   return {x.x, x.y, y.x, y.y};
 }
 
+// Barriers of a block whose warps meet in different places of the code: __syncthreads is for one place, and a compiler
+// may ask it twice for a result that it could have kept. `threads` is all of the block.
+__device__ __forceinline__ void meet(int32_t threads) { asm volatile("bar.sync 0, %0;" ::"r"(threads) : "memory"); }
+// Whether any thread says so.
+__device__ __forceinline__ bool meet_or(int32_t threads, int32_t some) {
+  int32_t any;
+  asm volatile("{ .reg .pred p, q; setp.ne.s32 p, %1, 0; bar.red.or.pred q, 0, %2, p; selp.s32 %0, 1, 0, q; }"
+               : "=r"(any)
+               : "r"(some), "r"(threads)
+               : "memory");
+  return any;
+}
+
 // A number that stays in its register. What a kernel was called with is otherwise fetched anew at every use, which
 // takes longer than most of what is done with it; no compiler sees through this shuffle. All threads of a warp call it.
 __device__ __forceinline__ int32_t held(int32_t x) {
