@@ -44,8 +44,8 @@ class Simulation:
         The spikes, (B, capacity), whose times carry exact derivatives, so layers stack.
     overflow : (B,) int32
         What did not fit: spikes beyond `capacity`, which are missing in `events`; neurons beyond `step_capacity`, not
-        looked at; LIF neurons that would fire a fifth time in one step. The last two may fire late. 0 is right: gradients
-        of the compiled kernels lack what spikes without a record have to say.
+        looked at; LIF neurons that would fire a fifth time in one step. The last two may fire late. 0 is right; where
+        spikes have no record, gradients of the compiled kernels lack what those have to say.
     delay_clipped : () int32
         How many delays lay outside of [0, max_delay]; they act at the bound and have no derivative.
     trace : (B, T, N), or None
