@@ -25,14 +25,13 @@
 #include "grid_step.h"
 #include "positions_cuda.h"
 #include "scratch_cuda.h"
+#include "warp_cuda.h"
 
 namespace ranvier {
 namespace {
 
 using namespace device;
 
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr int kThreads = 512;              // of a walking block, at most
 constexpr int kTogether = 8;               // spikes of a step whose sums over the block are formed at a time
 constexpr int kRows = 8;                   // voltages on their way from memory, backward
@@ -149,13 +148,6 @@ __device__ __forceinline__ void add(Pair<float>* place, const Pair<float>& x) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(place), "f"(x.weight), "f"(x.time));
 }
 #endif
-
-template <class R>
-__device__ __forceinline__ R warp_sum(R x) {
-  RANVIER_UNROLL
-  for (int k = kWarp / 2; k > 0; k /= 2) x += __shfl_xor_sync(kAll, x, k);
-  return x;
-}
 
 // A thread a synapse.
 template <class R>
@@ -687,8 +679,8 @@ void launch_walk(Launcher& l, const Work<R>& w, bool backward) {
 // From the adjoints of the delays of a matrix to those of the positions `dx`.
 template <class R>
 void launch_positions(Launcher& l, const Delays<R>& d, int64_t sets, const R* dd, R* dx) {
-  l.each(sets * d.sources * positions::kWarp, positions::to_sources<R>, d, dd, sets, dx);
-  l.run(positions::to_targets<R>, sets * positions::tiles(d.n), positions::kWarp * positions::kWarps, 0, d, dd, dx);
+  l.each(sets * d.sources * kWarp, positions::to_sources<R>, d, dd, sets, dx);
+  l.run(positions::to_targets<R>, sets * positions::tiles(d.n), kWarp * positions::kWarps, 0, d, dd, dx);
 }
 
 template <class R>

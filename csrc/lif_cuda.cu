@@ -206,7 +206,7 @@ template <class R>
 void launch_positions(const Delays<R>& d, int64_t sets, const R* dd, R* dx, cudaStream_t stream, Launches& l) {
   const unsigned tiles = static_cast<unsigned>(sets * positions::tiles(d.n));
   if (d.sources) to_sources<<<blocks(sets * d.sources, 8), 256, 0, stream>>>(d, dd, sets, dx), l.check();
-  to_targets<<<tiles, positions::kWarp * positions::kWarps, 0, stream>>>(d, dd, dx), l.check();
+  to_targets<<<tiles, kWarp * positions::kWarps, 0, stream>>>(d, dd, dx), l.check();
 }
 
 // Both passes, kernel after kernel; `watch` is told the name of what has just been launched (benchmarks/lif_cuda.cu).

@@ -5,12 +5,11 @@
 #include "lif_plan_cuda.h"
 #include "lif_step.h"
 #include "scratch_cuda.h"
+#include "warp_cuda.h"
 
 namespace ranvier {
 namespace lif {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr size_t kHalfShared = size_t(104) << 10;  // that two blocks of an SM may have each
 constexpr size_t kShared = size_t(200) << 10;      // bytes of shared memory that a block may have
 constexpr size_t kBuckets = size_t(160) << 20;     // bytes aimed at for the circle of buckets
@@ -253,13 +252,6 @@ struct Bits {
     return (base + word) * kWarp + bit;
   }
 };
-
-template <class R>
-__device__ __forceinline__ R warp_sum(R x) {
-  RANVIER_UNROLL
-  for (int k = kWarp / 2; k > 0; k /= 2) x += __shfl_xor_sync(kAll, x, k);
-  return x;
-}
 
 // The constants of a step (Eq. 6), to full accuracy: their errors add up over the steps.
 template <class R>

@@ -2,11 +2,11 @@
 // is a sum of one warp or of one block in an order that never changes.
 #pragma once
 #include "positions.h"
+#include "warp_cuda.h"
 
 namespace ranvier {
 namespace positions {
 
-constexpr int kWarp = 32;
 constexpr int kTogether = 4;  // dimensions whose sums are formed together
 constexpr int kWarps = 16;    // that share the sources of a tile of targets
 

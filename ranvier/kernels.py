@@ -25,7 +25,7 @@ _INTERFACE = 3
 
 @dataclass(frozen=True)
 class _Device:
-    library: str
+    file: str
     platform: str  # XLA's name
     words: str
     compiler: str
@@ -143,10 +143,10 @@ def _folders() -> tuple[Path, ...]:
 def _inspect(device: str, folders: tuple[Path, ...]) -> KernelStatus:
     """What the file says of itself; `found` leaves out whether this machine has the GPU and the driver for it."""
     kind = _DEVICES[device]
-    path = next((f / kind.library for f in folders if (f / kind.library).is_file()), None)
+    path = next((f / kind.file for f in folders if (f / kind.file).is_file()), None)
     if path is None:
         searched = ", ".join(str(f) for f in folders)
-        why = f"no compiled library {kind.library} in {searched} (installed without {kind.compiler}?)"
+        why = f"no compiled library {kind.file} in {searched} (installed without {kind.compiler}?)"
         return KernelStatus(False, None, f"{why}; on {kind.words} the JAX reference computes everything")
     try:
         library = ctypes.CDLL(str(path))

@@ -15,6 +15,8 @@ from ranvier.data.recordings import to_device
 from ranvier.runs import Run
 from tests.toy import TOY
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 M, K = 40, 3
 LABELS = np.array([0, 1, 0, 2, 1, 0, 1, 2], np.int32)
 COUNTS = (30, 25, 0, 40, 12, 33, 1, 40)
@@ -224,14 +226,6 @@ def room():
         patch.setattr(train, "STEP_CAPACITY", CONFIG.hidden)
         patch.setattr(train, "BLOCK", 1)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """Nearly all of the time here goes into compiling programs that then run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

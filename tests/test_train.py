@@ -17,6 +17,8 @@ from ranvier.runs import Run
 from ranvier.train import TrainingDiverged, evaluate, fit, load_network
 from tests.toy import TOY
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 M, N, K = 5, TOY.hidden, 3
 CONFIG = TOY
 
@@ -76,14 +78,6 @@ def room():
         patch.setattr(train, "STEP_CAPACITY", N)
         patch.setattr(train, "BLOCK", 1)
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """Nearly all of the time here goes into compiling programs that then run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
