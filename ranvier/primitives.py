@@ -244,9 +244,11 @@ def _batch(primitive, axes, operands, dims, **options):
         x = x if d is None else jnp.moveaxis(x, d, at)
         return x.reshape(*x.shape[:at], size * x.shape[at + 1], *x.shape[at + 2 :])
 
+    # Q or B of one entry, asked of an operand of samples: where V has length 0, no result tells it
+    own = [length for k, length in enumerate(operands[0].shape) if k != dims[0]][at]
     operands = [join(x, d, letters) for x, d, letters in zip(operands, dims, operand_axes, strict=True)]
     out = primitive.bind(*operands, **options)
-    return [x.reshape(*x.shape[:at], size, x.shape[at] // size, *x.shape[at + 1 :]) for x in out], [at] * len(out)
+    return [x.reshape(*x.shape[:at], size, own, *x.shape[at + 1 :]) for x in out], [at] * len(out)
 
 
 def _avals(shapes, operands):

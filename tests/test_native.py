@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -225,6 +225,42 @@ def test_nested_vmap_and_gradients_from_outside(x64):
             close(every[i, j], jnp.stack(loop), rtol=1e-12)
             if j == 0:
                 close(outside(w, d[0])[i], sum(loop), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", ["continuous", "grid"])
+@pytest.mark.parametrize("mapped", ["networks", "samples"])
+def test_vmap_over_nothing_gives_what_the_reference_gives(mapped, scheme):
+    """Empty results, and gradients of zero for what is not mapped."""
+    arrays, neuron, time, channel = problem(0, dtype=np.float32)
+    none, axes = (arrays[0][None][:0], time), (0, None)
+    if mapped == "samples":
+        none, axes = (arrays[0], time[None][:0]), (None, 0)
+
+    def call(w, t, backend):
+        return simulated((w, *arrays[1:]), neuron, t, channel, backend=backend, scheme=scheme, trace=True)
+
+    def value(w, t, backend):
+        s = call(w, t, backend)
+        return s.v.sum() + s.spike_count.sum()
+
+    def every(backend):
+        def over(function):
+            return jax.vmap(lambda w, t: function(w, t, backend), axes)
+
+        return (
+            over(call)(*none),
+            over(jax.grad(value, (0, 1)))(*none),
+            over(lambda w, t, b: jax.jvp(lambda w: call(w, t, b).v, (w,), (w,)))(*none),
+            jax.grad(lambda w, t: over(value)(w, t).sum(), (0, 1))(*none),
+        )
+
+    # the reference is asked for its shapes alone, so it is not compiled
+    got, expected = jax.jit(partial(every, "native"))(), jax.eval_shape(partial(every, "reference"))
+    for x, like in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert (x.shape, x.dtype) == (like.shape, like.dtype)
+        np.testing.assert_array_equal(x, 0)
+    whole = [x for x in jax.tree.leaves(got) if x.size]
+    assert [x.shape for x in whole] == [none[mapped == "networks"].shape]
 
 
 def test_forward_mode(x64):
