@@ -93,7 +93,9 @@ class Reader {
   X* data(const B* buffer, const char* name, std::initializer_list<int64_t> shape) {
     if (buffer) {
       const auto is = buffer->dimensions();
-      if (is.size() == shape.size() && std::equal(is.begin(), is.end(), shape.begin())) return buffer->typed_data();
+      // numbers of 16 bits have a type of our own
+      if (is.size() == shape.size() && std::equal(is.begin(), is.end(), shape.begin()))
+        return static_cast<X*>(buffer->untyped_data());
     }
     refuse(name);
     return nullptr;

@@ -1,0 +1,90 @@
+// The signature of the handlers of ranvier.ops, the same on the CPU and on the GPU: buffers fill a call. There are no
+// attributes; every size is read from a shape.
+#pragma once
+#include "binding.h"
+#include "ops_call.h"
+
+namespace ranvier {
+
+template <>
+constexpr ffi::DataType data_type<Bf16>() {
+  return ffi::BF16;
+}
+template <>
+constexpr ffi::DataType data_type<F16>() {
+  return ffi::F16;
+}
+
+// P of a matrix or of its derivative: one, or one a group.
+inline int64_t sets(int64_t p, int64_t q) { return p == 1 ? 1 : q; }
+
+template <class A, class M>
+ffi::Error bind_gather(GatherCall<A, M>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                       ffi::RemainingRets results) {
+  Reader r("ranvier_ops_gather", attributes, arguments, results);
+  const auto list = r.shape_of_argument<A>(0, 3, "values");
+  const auto matrix = r.shape_of_argument<M>(3, 3, "matrix");
+  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), matrix[1], matrix[2]};
+  call.values = r.argument<A>("values", {z.q, z.r, z.s});
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.matrix = r.argument<M>("matrix", {z.p, z.n, z.c});
+  call.out = r.result<A>("out", {z.q, z.r, z.c});
+  return r.error();
+}
+
+template <class A>
+ffi::Error bind_scatter(ScatterCall<A>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                        ffi::RemainingRets results) {
+  Reader r("ranvier_ops_scatter", attributes, arguments, results);
+  const auto list = r.shape_of_argument<A>(0, 3, "values");
+  const auto out = r.shape_of_result<A>(0, 3, "out");
+  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(out[0], list[0]), out[1], out[2]};
+  call.values = r.argument<A>("values", {z.q, z.r, z.s});
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.g = r.argument<A>("g", {z.q, z.r, z.c});
+  call.out = r.result<A>("out", {z.p, z.n, z.c});
+  return r.error();
+}
+
+template <class A, class M>
+ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                     ffi::RemainingRets results) {
+  Reader r("ranvier_ops_dots", attributes, arguments, results);
+  const auto list = r.shape_of_argument<int32_t>(0, 3, "ids");
+  const auto matrix = r.shape_of_argument<M>(2, 3, "matrix");
+  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), matrix[1], matrix[2]};
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.matrix = r.argument<M>("matrix", {z.p, z.n, z.c});
+  call.g = r.argument<A>("g", {z.q, z.r, z.c});
+  call.out = r.result<A>("out", {z.q, z.r, z.s});
+  return r.error();
+}
+
+template <class A>
+ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                       ffi::RemainingRets results) {
+  Reader r("ranvier_ops_spikes", attributes, arguments, results);
+  const auto state = r.shape_of_argument<A>(0, 2, "state");
+  const auto threshold = r.shape_of_argument<A>(1, 2, "threshold");
+  const auto near = r.shape_of_argument<A>(2, 2, "near");
+  const int64_t rows = call.r = state[0], n = call.n = state[1];
+  const int64_t slots = call.s = r.shape_of_result<int32_t>(0, 2, "ids")[1];
+  const auto one_or = [](int64_t is, int64_t all) { return is == 1 ? 1 : all; };
+  const auto step = [](int64_t is, int64_t stride) { return is == 1 ? 0 : stride; };
+  call.threshold_row = step(threshold[0], threshold[1]), call.threshold_neuron = step(threshold[1], 1);
+  call.near_row = step(near[0], near[1]), call.near_neuron = step(near[1], 1);
+  call.state = r.argument<A>("state", {rows, n});
+  call.threshold = r.argument<A>("threshold", {one_or(threshold[0], rows), one_or(threshold[1], n)});
+  call.near = r.argument<A>("near", {one_or(near[0], rows), one_or(near[1], n)});
+  call.ids = r.result<int32_t>("ids", {rows, slots});
+  call.n_spikes = r.result<int32_t>("n_spikes", {rows});
+  call.n_near = r.result<int32_t>("n_near", {rows});
+  call.n_lost = r.result<int32_t>("n_lost", {rows});
+  call.n_near_dropped = r.result<int32_t>("n_near_dropped", {rows});
+  return r.error();
+}
+
+}  // namespace ranvier

@@ -1,0 +1,75 @@
+// What an FFI handler of ranvier.ops hands to its kernel, on the CPU and on the GPU: sizes and pointers.
+//
+// A call has Q groups of R lists with S slots each, and P matrices (N, C): one shared by all groups (P = 1), or one a
+// group (P = Q, P = 0 where Q = 0). A list names rows of its group's matrix; the first `count` of its slots are used,
+// and a count outside of 0 ... S means the nearest of the two. A used slot with an id outside of 0 ... N - 1 is as if
+// it were not used. An id may stand in a list more than once. Everything is row-major and dense. Sums have one order,
+// whatever the number of threads.
+#pragma once
+#include <cstdint>
+
+namespace ranvier {
+
+// Numbers of 16 bits as they lie in memory.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+struct OpsSizes {
+  int64_t q, r, s;  // Q, R, S
+  int64_t p, n, c;  // P, N, C
+};
+
+// out[q, r, :] = sum over s < count of values[s] matrix[ids[s], :]. A: of sums (float, double); M: of the matrix.
+template <class A, class M>
+struct GatherCall {
+  OpsSizes size;
+  const A* values;       // (Q, R, S)
+  const int32_t* ids;    // (Q, R, S)
+  const int32_t* count;  // (Q, R)
+  const M* matrix;       // (P, N, C)
+  A* out;                // (Q, R, C) fully written
+};
+
+// out[p, i, :] = sum over q of p, r, s < count with ids[s] = i of values[s] g[q, r, :].
+template <class A>
+struct ScatterCall {
+  OpsSizes size;
+  const A* values;       // (Q, R, S)
+  const int32_t* ids;    // (Q, R, S)
+  const int32_t* count;  // (Q, R)
+  const A* g;            // (Q, R, C)
+  A* out;                // (P, N, C) fully written
+};
+
+// out[q, r, s] = <matrix[ids[s], :], g[q, r, :]> for s < count, else 0.
+template <class A, class M>
+struct DotsCall {
+  OpsSizes size;
+  const int32_t* ids;    // (Q, R, S)
+  const int32_t* count;  // (Q, R)
+  const M* matrix;       // (P, N, C)
+  const A* g;            // (Q, R, C)
+  A* out;                // (Q, R, S) fully written
+};
+
+// The neurons that fire (state > threshold) and then those that nearly do (near < state <= threshold), each ascending.
+// Spikes that find no slot are lost; the others take the slots that spikes left.
+template <class A>
+struct SpikesCall {
+  int64_t r, n, s;           // R, N, S
+  int64_t threshold_row;     // from a row of `threshold` to the next: 0 where all share one
+  int64_t threshold_neuron;  // from a neuron to the next: 0 or 1
+  int64_t near_row, near_neuron;
+  const A* state;              // (R, N)
+  const A *threshold, *near;   // (R or 1, N or 1)
+  int32_t* ids;                // (R, S) 0 in slots that are not used
+  int32_t *n_spikes, *n_near;  // (R,) in the list
+  int32_t* n_lost;             // (R,) spikes that are not
+  int32_t* n_near_dropped;     // (R,) near ones that are not
+};
+
+}  // namespace ranvier
