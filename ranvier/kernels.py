@@ -16,9 +16,21 @@ from pathlib import Path
 
 from ranvier.errors import RanvierError
 
-HANDLERS = ("lif_forward", "lif_backward", "grid_forward", "grid_backward")
-_SUFFIX = {"float32": "f32", "float64": "f64"}
-_SCHEMES = {"lif": "continuous scheme", "grid": "grid scheme"}
+_SUFFIX = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
+_SUMS = ("float32", "float64")
+# Name of a handler -> the types that it is compiled for.
+HANDLERS = {
+    "lif_forward": _SUMS,
+    "lif_backward": _SUMS,
+    "grid_forward": _SUMS,
+    "grid_backward": _SUMS,
+    "ops_gather": tuple(_SUFFIX),
+    "ops_scatter": _SUMS,
+    "ops_dots": tuple(_SUFFIX),
+    "ops_spikes": _SUMS,
+}
+# A handler -> what a library that has it computes.
+_WORDS = {"lif_forward": "continuous scheme", "grid_forward": "grid scheme", "ops_gather": "sparse operators"}
 # The signatures of the handlers; the same number as in csrc/library.h.
 _INTERFACE = 3
 
@@ -108,6 +120,17 @@ def available(name: str) -> str | None:
     return None
 
 
+def compiled(name: str, dtype, platform: str) -> bool:
+    """Whether the library for "cpu" or "cuda" can be used and has the handler `name` for arrays of `dtype`.
+
+    Raises
+    ------
+    RanvierError
+        As `status` does.
+    """
+    return str(dtype) in HANDLERS[name] and name in status(platform).handlers
+
+
 def target(name: str, dtype) -> str:
     """The name under which XLA knows the handler `name` for arrays of `dtype`."""
     return f"ranvier_{name}_{_SUFFIX[str(dtype)]}"
@@ -125,7 +148,7 @@ def register() -> None:
             continue
         code = ctypes.CDLL(library.path)
         for name in library.handlers:
-            for dtype in _SUFFIX:
+            for dtype in HANDLERS[name]:
                 symbol = target(name, dtype)
                 jax.ffi.register_ffi_target(symbol, jax.ffi.pycapsule(getattr(code, symbol)), platform=kind.platform)
 
@@ -166,9 +189,9 @@ def _inspect(device: str, folders: tuple[Path, ...]) -> KernelStatus:
         # XLA refuses such a handler only when a backend starts, and then no backend starts at all.
         why = f"{path} is built for XLA FFI {_dotted(api)}; the installed jaxlib has {_dotted(runtime)}"
         return replace(known, reason=why)
-    handlers = tuple(x for x in HANDLERS if all(hasattr(library, target(x, dtype)) for dtype in _SUFFIX))
-    schemes = " and ".join(words for part, words in _SCHEMES.items() if f"{part}_forward" in handlers) or "nothing"
-    reason = f"{schemes} on {kind.words}, {code}, compiled with {compiler}"
+    handlers = tuple(x for x, dtypes in HANDLERS.items() if all(hasattr(library, target(x, t)) for t in dtypes))
+    words = _listing([words for name, words in _WORDS.items() if name in handlers])
+    reason = f"{words} on {kind.words}, {code}, compiled with {compiler}"
     return replace(known, found=True, reason=reason, handlers=handlers)
 
 
@@ -180,6 +203,11 @@ def _on_this_machine(library: KernelStatus) -> KernelStatus:
     if not usable:
         return replace(library, found=False, reason=f"{library.path} cannot run here: {machine}")
     return replace(library, reason=f"{library.reason}; {machine}")
+
+
+def _listing(words: list[str]) -> str:
+    """ "a, b and c"; "nothing" of nothing."""
+    return " and ".join([x for x in (", ".join(words[:-1]), *words[-1:]) if x]) or "nothing"
 
 
 def _text(function) -> str:

@@ -56,7 +56,7 @@ def handlers(*names):
     lines = [
         f'extern "C" __attribute__((visibility("default"))) void* {kernels.target(name, dtype)}(void*) {{ return 0; }}'
         for name in names
-        for dtype in ("float32", "float64")
+        for dtype in kernels.HANDLERS[name]
     ]
     return "\n".join(lines)
 
@@ -118,8 +118,11 @@ def test_both_libraries_are_found(built):
     assert cpu.api == cuda.api == "0.3"
     assert cpu.isa in ("x86-64", "x86-64-v3", "x86-64-v4", "aarch64", "other")
     assert cuda.isa == "compute capability 8.0, 9.0, 12.0, 12.0 as PTX"
-    assert cpu.handlers == kernels.HANDLERS and cuda.handlers == kernels.HANDLERS[:3]
-    assert cpu.reason.startswith("continuous scheme and grid scheme on the CPU, baseline code, compiled with ")
+    assert cpu.handlers == tuple(kernels.HANDLERS)
+    assert cuda.handlers == ("lif_forward", "lif_backward", "grid_forward")
+    assert cpu.reason.startswith(
+        "continuous scheme, grid scheme and sparse operators on the CPU, baseline code, compiled with "
+    )
     assert re.fullmatch(
         r"continuous scheme and grid scheme on NVIDIA GPUs, code for compute capability .*, compiled with "
         r"nvcc 13.0.88 and .*; 1 GPU, driver for CUDA 13.2",
@@ -235,7 +238,7 @@ def test_driver_and_gpus(built, monkeypatch, driver, gpus, why):
 
 def test_available_asks_the_library_of_what_jax_computes_on(built, monkeypatch):
     computes_on(monkeypatch, "cpu")
-    assert [kernels.available(name) for name in kernels.HANDLERS] == [None] * 4
+    assert [kernels.available(name) for name in kernels.HANDLERS] == [None] * len(kernels.HANDLERS)
     for backend in ("gpu", "cuda"):
         computes_on(monkeypatch, backend)
         assert kernels.available("lif_backward") is None
@@ -278,7 +281,7 @@ def test_info_says_why_the_gpu_computes_nothing(built, monkeypatch, capsys, driv
     assert f"kernels   cpu   {built['cpu']}" in lines
 
 
-@pytest.mark.parametrize(("runtime", "count"), [((0, 3), {"cpu": 8, "CUDA": 6}), ((0, 2), {})])
+@pytest.mark.parametrize(("runtime", "count"), [((0, 3), {"cpu": 20, "CUDA": 6}), ((0, 2), {})])
 def test_what_is_registered(built, monkeypatch, runtime, count):
     """Everything in both libraries if XLA takes it, nothing otherwise. A GPU and its driver are not needed for it."""
     made = []

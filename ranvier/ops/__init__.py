@@ -1,0 +1,10 @@
+"""Sparse spike operators: lists of spikes, and products with the few rows of a matrix that they name."""
+
+from ranvier.ops.matmul import sparse_matmul as sparse_matmul
+from ranvier.ops.matmul import spike_matmul as spike_matmul
+from ranvier.ops.spike_vector import SpikeVector as SpikeVector
+from ranvier.ops.spikes_from_state import spikes_from_state as spikes_from_state
+from ranvier.ops.surrogates import arctan as arctan
+from ranvier.ops.surrogates import fast_sigmoid as fast_sigmoid
+from ranvier.ops.surrogates import super_spike as super_spike
+from ranvier.ops.surrogates import triangular as triangular
