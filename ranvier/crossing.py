@@ -132,7 +132,7 @@ def spikes_of_step(begin, kicks, i_end, m, dt, real, single):
         def once_more(carry, _):
             at, more = carry
             hit, time, after = next_spike(at, kicks, i_end, m, dt)
-            more = more & hit
+            more = more & hit & (at.v_end >= m.v_th)
             return (_where(more, after, at), more), (more, time)
 
         (at, more), (hits, times) = jax.lax.scan(once_more, (at, again), length=SPIKES_PER_STEP - 1)
