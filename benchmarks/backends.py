@@ -4,6 +4,7 @@
     python -m benchmarks.backends --work speech                  shipped spoken digits, delays of the 3-D start
     python -m benchmarks.backends --longest 500 --dt 0.1         delays 0-500 ms, 13,705 steps
     python -m benchmarks.backends --hidden 100 256 512 --batch 32 256 --rows kernels dense
+    python -m benchmarks.backends --scheme grid --neuron adex    the grid scheme, which alone has compiled AdEx
 
 The work: 700 inputs with 8,000 events a sample, normally distributed around a quarter of 1,370 ms (so most lie in the
 first half), N recurrent neurons that fire at `--rate`, uniform delays. The loss is the sum of squared spike counts;
@@ -28,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ranvier import Events, Layer, data, kernels, simulate
+from ranvier import LIF, AdEx, Events, Layer, data, kernels, simulate
 from ranvier.space import init_space
 
 N_INPUTS = 700
 SPEECH_DURATION = 1124.5
+NEURONS = {"lif": LIF(), "adex": AdEx()}
 # Records a sample: for this many times the rate that is asked for.
 ROOM = 5
 
@@ -71,38 +73,40 @@ def make(options, n, batch):
         )
     longest = float(max(d_in.max(), d_rec.max()))
     work = Work(events, (w_in, d_in, w_rec, d_rec), duration, longest)
-    scale = options.scale or find_scale(work, options.rate)
+    scale = options.scale or find_scale(work, options)
     return Work(events, (scale * w_in, d_in, w_rec, d_rec), duration, longest)
 
 
-def find_scale(work, rate):
-    """The scale of the input weights at which the first samples fire at `rate` [Hz]."""
-    some = work.events[:4]
+def find_scale(work, options):
+    """The scale of the input weights at which the first samples fire at the rate asked for."""
+    some, neuron = work.events[:4], NEURONS[options.neuron]
 
     @jax.jit
     def rate_at(scale):
         w_in, *rest = work.arrays
-        s = simulate(Layer(scale * w_in, *rest), some, duration=work.duration, dt=1.0, max_delay=work.longest)
+        layer = Layer(scale * w_in, *rest, neuron=neuron)
+        s = simulate(layer, some, duration=work.duration, dt=1.0, max_delay=work.longest, scheme=options.scheme)
         return s.spike_count.mean() / work.duration * 1e3
 
     low, high = 1e-3, 0.1
     for _ in range(12):
         scale = (low * high) ** 0.5
-        low, high = (scale, high) if float(rate_at(scale)) < rate else (low, scale)
+        low, high = (scale, high) if float(rate_at(scale)) < options.rate else (low, scale)
     return scale
 
 
-def ours(backend, work, dt, rate):
+def ours(backend, work, dt, options):
     n = work.arrays[0].shape[1]
-    records = max(256, int(ROOM * rate * n * work.duration / 1e3))
+    records = max(256, int(ROOM * options.rate * n * work.duration / 1e3))
 
     def loss(arrays, events):
         s = simulate(
-            Layer(*arrays),
+            Layer(*arrays, neuron=NEURONS[options.neuron]),
             events,
             duration=work.duration,
             dt=dt,
             max_delay=work.longest,
+            scheme=options.scheme,
             backend=backend,
             capacity=records,
             step_capacity=None if backend == "native" else 16,
@@ -185,9 +189,9 @@ def peak():
 def rows(options, work, dt):
     out = []
     if "kernels" in options.rows and kernels.status().found:
-        out.append(Row("compiled kernels", ours("native", work, dt, options.rate), work.arrays, work.events))
+        out.append(Row("compiled kernels", ours("native", work, dt, options), work.arrays, work.events))
     if "reference" in options.rows:
-        out.append(Row("JAX reference", ours("reference", work, dt, options.rate), work.arrays, work.events))
+        out.append(Row("JAX reference", ours("reference", work, dt, options), work.arrays, work.events))
     if "dense" in options.rows:
         raster = jnp.swapaxes(work.events.to_dense(dt, work.duration), 0, 1).astype(jnp.float32)
         out.append(Row("dense scan, no delays", dense(dt), work.arrays[::2], raster))
@@ -198,6 +202,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--work", choices=("random", "speech"), default="random")
+    add("--scheme", choices=("continuous", "grid"), default="continuous")
+    add("--neuron", choices=NEURONS, default="lif", help="adex: compiled for the grid scheme alone")
     add("--rows", nargs="+", choices=("kernels", "dense", "reference"), default=["kernels", "dense"])
     add("--hidden", type=int, nargs="+", default=[100], help="N")
     add("--batch", type=int, nargs="+", default=[32])
@@ -213,6 +219,7 @@ def main():
     device = jax.devices()[0]
     print(f"JAX {jax.__version__}, {jax.default_backend()}, {device.device_kind}, {os.cpu_count()} processors")
     print(kernels.status().reason)
+    print(f"{options.scheme} scheme, {type(NEURONS[options.neuron]).__name__}")
     if options.device:
         return
     head = (
