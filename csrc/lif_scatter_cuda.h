@@ -52,6 +52,7 @@ struct Stage {
   // what comes next, as it lies in the call
   R time[kWarp], bound[kWarp];
   int32_t number[kWarp];
+  uint64_t turn;  // the barrier at which this warp waits
 };
 
 // An arrival: address of its place in the ring, and what it adds.
@@ -67,6 +68,7 @@ __device__ __forceinline__ void settle(Arrival<float>& x) {
 __device__ __forceinline__ void settle(Arrival<double>& x) {
   asm volatile("" : "+r"(x.place), "+d"(x.a), "+d"(x.b), "+d"(x.c));
 }
+__device__ __forceinline__ void settle(int32_t& x) { asm volatile("" : "+r"(x)); }
 // A sum that is not made one with the product before it: the same bits wherever it stands.
 __device__ __forceinline__ float sum(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ double sum(double a, double b) { return __dadd_rn(a, b); }
@@ -141,9 +143,32 @@ __device__ __forceinline__ void put(Four<double>* place, const Four<double>& x) 
   __stcg(reinterpret_cast<double2*>(place) + 1, double2{x.c, x.d});
 }
 
-// Waits for the turn of warp `q`; gives it the turn. Both order what the two warps do to shared memory.
-__device__ __forceinline__ void await_turn(int32_t q) { asm volatile("bar.sync %0, 64;" ::"r"(q + 1) : "memory"); }
-__device__ __forceinline__ void give_turn(int32_t q) { asm volatile("bar.arrive %0, 64;" ::"r"(q + 1) : "memory"); }
+// A warp's turn: all lanes of the warp before it give it, all of its own wait for it. `parity` goes 0, 1, 0, ... from
+// one turn of a warp to its next. Both order what the two warps do to shared memory. (Named barriers, whose
+// `bar.arrive` does the same, are not understood by racecheck.)
+__device__ __forceinline__ void open_turn(uint64_t* turn) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address(turn)), "r"(kWarp) : "memory");
+}
+__device__ __forceinline__ void await_turn(uint32_t turn, int32_t parity) {
+#if __CUDA_ARCH__ >= 900  // where the processor itself can wait for a while
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "again: mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+      "@!p bra again; }" ::"r"(turn),
+      "r"(parity)
+      : "memory");
+#else
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "again: mbarrier.test_wait.parity.shared.b64 p, [%0], %1;\n"
+      "@!p bra again; }" ::"r"(turn),
+      "r"(parity)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ void give_turn(uint32_t turn) {
+  asm volatile("{ .reg .b64 s; mbarrier.arrive.shared.b64 s, [%0]; }" ::"r"(turn) : "memory");
+}
 
 // What the warps of a block read now and then, in shared memory rather than in registers: the events and steps of the
 // chunk, the slot of its first step in the circle, and 1 / rows.
@@ -230,10 +255,13 @@ struct Scatter {
     b.a = same ? a.a : b.a, b.b = same ? a.b : b.b, b.c = same ? a.c : b.c;
     write_ring(x.place, a), write_ring(y.place, sums(b, y));
   }
-  __device__ __forceinline__ void add_in_order(const Arrival<R>& x) const {
+  // In `rounds` and one more: first those that are first at their place, then those that are second.
+  __device__ __forceinline__ void add_in_order(const Arrival<R>& x, unsigned rank, unsigned rounds) const {
+    if (rank == 0) add(x);
+    __syncwarp();
     RANVIER_ROLLED
-    for (int g = 0; g < kGroups; ++g) {
-      if (group == g) add(x);
+    for (unsigned round = 1; round <= rounds; ++round) {
+      if (rank == round) add(x);
       __syncwarp();
     }
   }
@@ -335,7 +363,7 @@ struct Scatter {
   __device__ __forceinline__ void take() const {
     const int32_t batches = (span.end - span.begin + kEvents - 1) / kEvents;
     const int32_t turns = (batches + kScatterWarps - 1) / kScatterWarps, room = rows - slots;
-    if (turns == 0) return;
+    const uint32_t successor = address(&(&staged - warp)[(warp + 1) % kScatterWarps].turn);
     constexpr bool kSame = kArrivals == Arrivals::kSame;
     if (kSame) {
       if (unknown(threadIdx.x % kWarp) == 0) {
@@ -358,31 +386,47 @@ struct Scatter {
         arrive<kArrivals, false>(first, in);
       else
         arrive<kArrivals, true>(first, in);
-      // pairs of which two groups of lanes touch the same place
-      unsigned clash = 0;
+      // pairs of which two groups of lanes touch the same place; of each arrival, two bits, how many groups come before
+      // this one there, and the most of all lanes
+      unsigned clash = 0, ranks = 0, rounds = 0;
       if constexpr (kGroups > 1) {
         RANVIER_UNROLL
         for (int u = 0; u < kEach; u += 2) {
           bool hit = false;
           RANVIER_UNROLL
-          for (int o = kLanes; o < kWarp; o += kLanes) {
-            const uint32_t p = __shfl_xor_sync(kAll, in[u].place, o), q = __shfl_xor_sync(kAll, in[u + 1].place, o);
+          for (int g = 1; g < kGroups; ++g) {
+            const uint32_t p = __shfl_xor_sync(kAll, in[u].place, g * kLanes);
+            const uint32_t q = __shfl_xor_sync(kAll, in[u + 1].place, g * kLanes);
+            const bool later = (group ^ g) < group;
+            if (later && p == in[u].place) ranks += 1u << 2 * u;
+            if (later && q == in[u + 1].place) ranks += 1u << 2 * (u + 1);
             hit = hit || p == in[u].place || q == in[u + 1].place || p == in[u + 1].place;
           }
-          if (!__all_sync(kAll, !hit)) clash |= 1u << u;
+          if (__all_sync(kAll, !hit)) continue;
+          clash |= 1u << u;
+          RANVIER_UNROLL
+          for (int x = u; x < u + 2; ++x) {
+            const unsigned rank = ranks >> 2 * x & 3;
+            rounds |= (__any_sync(kAll, rank > 0) + __any_sync(kAll, rank > 1) + __any_sync(kAll, rank > 2)) << 2 * x;
+          }
         }
       }
       int32_t now = staged.bounds[turn], row = staged.rows[turn];
       const int32_t until = staged.bounds[kTurns + turn];
       // until this warp's next turn nobody comes as far as to meet the steps that are to be written out
       const bool later = staged.bounds[2 * kTurns + turn] - now <= room;
+      // when the turn is passed on: 1 before the steps are written out, 2 after, 0 never; settled before it comes, as
+      // nothing but the sums may keep it
+      int32_t gives = i + 1 < turns || warp + 1 < kScatterWarps ? later ? 1 : 2 : 0;
+      settle(gives);
 
-      if (i || warp) await_turn(warp);
+      if (i || warp) await_turn(address(&staged.turn), (warp ? i : i - 1) & 1);
       if (until - now <= room) {
         RANVIER_UNROLL
         for (int u = 0; u < kEach; u += 2) {
           if (kGroups > 1 && clash >> u & 1)
-            add_in_order(in[u]), add_in_order(in[u + 1]);
+            add_in_order(in[u], ranks >> 2 * u & 3, rounds >> 2 * u & 3),
+                add_in_order(in[u + 1], ranks >> 2 * (u + 1) & 3, rounds >> 2 * (u + 1) & 3);
           else
             add(in[u], in[u + 1]);
           sync_groups();
@@ -403,11 +447,9 @@ struct Scatter {
           sync_groups();
         }
       }
-      const bool gives = i + 1 < turns || warp + 1 < kScatterWarps;
-      const int32_t successor = (warp + 1) % kScatterWarps;
-      if (gives && later) give_turn(successor);
+      if (gives == 1) give_turn(successor);
       write_out(now, until, row);
-      if (gives && !later) give_turn(successor);
+      if (gives == 2) give_turn(successor);
       sync_groups();
     }
   }
@@ -440,15 +482,31 @@ __global__ void __launch_bounds__(kScatterWarps* kWarp, kScatterBlocks<R>) scatt
                               warp,
                               lane / kLanes,
                               mine};
+  if (lane == 0) open_turn(&staged[warp].turn);
   if (threadIdx.x == 0)
     span = {segment[0], c.n_inputs ? segment[1] : segment[0],         t0,
             t1,         static_cast<int32_t>(int64_t(t0) % w.circle), 1 / static_cast<float>(rows)};
   __syncthreads();
   const int32_t share = warp * kGroups + to.group;  // of the rows of the ring
-  for (int32_t a = share; a < rows; a += kScatterWarps * kGroups) {
-    Four<R> x{0, 0, 0, 0};
-    if (k && mine && a < w.slots && t0 + a < last) x = fetch(to.bucket(to.slot_of(t0 + a)));
-    to.write_ring(to.ring + a * to.kRow, x);
+  constexpr int kFetch = 4, kShares = kScatterWarps * kGroups;
+  if (span.begin == span.end) {
+    // nothing comes in: what the chunk before left stays as it is
+    for (int32_t t = t0 + (k ? w.slots : 0) + share; mine && t < t1 + w.slots && t < last; t += kShares)
+      put(to.bucket(to.slot_of(t)), {0, 0, 0, 0});
+    return;
+  }
+  RANVIER_ROLLED
+  for (int32_t a = share; a < rows; a += kFetch * kShares) {
+    Four<R> x[kFetch];
+    RANVIER_UNROLL
+    for (int q = 0; q < kFetch; ++q) {
+      const int32_t b = a + q * kShares;
+      x[q] = {0, 0, 0, 0};
+      if (k && mine && b < w.slots && t0 + b < last) x[q] = fetch(to.bucket(to.slot_of(t0 + b)));
+    }
+    RANVIER_UNROLL
+    for (int q = 0; q < kFetch; ++q)
+      if (a + q * kShares < rows) to.write_ring(to.ring + (a + q * kShares) * to.kRow, x[q]);
   }
   __syncthreads();
   if (same_for_all(w, set))
@@ -458,14 +516,11 @@ __global__ void __launch_bounds__(kScatterWarps* kWarp, kScatterBlocks<R>) scatt
   else
     to.template take<Arrivals::kFar>();
   __syncthreads();
-  int32_t now = t0;
-  if (span.begin < span.end) {
-    R unused;
-    bool inside;
-    now = to.step_of(c.time[s * c.n_events + span.end - 1], unused, inside);
-  }
+  R unused;
+  bool inside;
+  const int32_t now = to.step_of(c.time[s * c.n_events + span.end - 1], unused, inside);
   if (!mine) return;
-  for (int32_t t = now + share; t < t1 + w.slots && t < last; t += kScatterWarps * kGroups) {
+  for (int32_t t = now + share; t < t1 + w.slots && t < last; t += kShares) {
     Four<R> x{0, 0, 0, 0};
     if (t < now + rows) x = to.read_ring(to.ring + to.row_of(t));
     put(to.bucket(to.slot_of(t)), x);

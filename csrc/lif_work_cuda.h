@@ -90,7 +90,8 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
   const int64_t voltages = c.n_samples * c.n * c.n_steps * int64_t(sizeof(R)) / 2;
   const int64_t bytes = voltages > int64_t(kBuckets) ? voltages : int64_t(kBuckets);
   int64_t chunk = bytes / (row > 0 ? row : 1) - slots;
-  const int64_t least = slots > 64 ? slots : 64;
+  // each chunk reads again what the one before it left behind its end
+  const int64_t least = 3 * slots > 64 ? 3 * slots : 64;
   if (chunk < least) chunk = least;
   if (chunk + slots >= c.n_steps) {
     w.chunk = static_cast<int32_t>(c.n_steps);

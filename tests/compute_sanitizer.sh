@@ -3,7 +3,7 @@
 # CUDA toolkit and JAX for CUDA.
 #   RANVIER_LIB_DIR=build/gpu bash tests/compute_sanitizer.sh [WORD ...]
 # synccheck is not among the tools: it wants all threads of a block at one place of the code, but warps with different work
-# meet at a barrier from different places. racecheck reports the turns of `scatter` (csrc/README.md).
+# meet at a barrier from different places.
 # The words choose cases of tests/kernel_paths.py. TOOLS="memcheck initcheck" chooses the tools, PYTHON the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
