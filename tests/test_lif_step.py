@@ -327,3 +327,29 @@ def test_a_crossing_that_only_touches_has_finite_derivatives(library):
     called(library, "slopes_at", "float64", np.array([1.0, 0.0, 0, 0, 0]), np.array([10.0, 2.0, 1.1]), DT, g, out)
     assert out[0] == pytest.approx(-np.exp(-g / 10.0) / 1e-6)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("excess", [1e-9, 1e-11, 1e-13, 1e-15])
+def test_a_peak_that_hardly_reaches_the_threshold(library, excess):
+    """Where the slope is all but 0: the crossing of the parabola of the peak, not somewhere, nor no number."""
+    r, p = np.random.default_rng(0), 300
+    tau_mem, tau_syn = np.array(TAUS)[[0, 2, 3]][r.integers(0, 3, p)].T * r.uniform(0.9, 1.1, (2, p))
+    c, top = 1 / tau_syn - 1 / tau_mem, r.uniform(0.1, 0.4, p)
+    # a flow whose voltage is 1 and has no slope a time `top` after the start
+    i = np.exp(top / tau_syn) / tau_mem
+    v = (1 - i * np.exp(-top / tau_syn) * np.expm1(c * top) / c) * np.exp(top / tau_mem)
+    state = np.stack([v, i, *np.zeros((3, p))], 1)
+    constants = np.stack([tau_mem, tau_syn, np.full(p, 1 - excess)], 1)
+    number, still = np.zeros(p, np.int32), np.zeros(p, bool)
+    g, left, slopes = np.zeros((p, MOST)), np.zeros(p), np.zeros((p, MOST, 8))
+    i_end = i * np.exp(-DT / tau_syn)
+    v_end = v * np.exp(-DT / tau_mem) + i_end * np.expm1(c * DT) / c
+    end = np.stack([v_end, i_end], 1)
+    called(library, "every", "float64", p, state, constants, end, DT, False, number, g, left, still, slopes)
+    # at the peak v = 1, i = 1 / tau_mem and v'' = -1 / (tau_mem tau_syn); ten steps to a root that is nearly double
+    # leave some 1e-5 ms, and below 1e-14 rounding decides whether there is one
+    before = np.sqrt(2 * excess * tau_mem * tau_syn)
+    fired = number > 0
+    assert fired.all() if excess > 1e-14 else fired.sum() > p / 4
+    assert np.abs(top - g[:, 0] - before)[fired].max() < 1e-4
+    assert np.isfinite(slopes[fired, 0]).all() and np.isfinite(left).all()
