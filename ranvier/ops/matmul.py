@@ -1,8 +1,6 @@
 """Products of lists with matrices: only the rows that a list names are read."""
 
-import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from ranvier.errors import RanvierError
 from ranvier.ops import primitives
@@ -41,10 +39,11 @@ def spike_matmul(spikes, matrix, include_near=False, bias=None, transposed=False
     matrix, values = _checked("spike_matmul", spikes, spikes.value, matrix, bias, transposed)
     if include_near:
         near = used(spikes.n_listed, spikes.capacity) & ~used(spikes.n_spikes, spikes.capacity)
-        values, ids, _, n_listed = _lists(spikes, values + near.astype(values.dtype))
-        out = primitives.gather(values, ids, n_listed, matrix[None])
-    else:
-        out = _product(*_lists(spikes, values), matrix[None])
+        values = values + near.astype(values.dtype)
+    values, ids, n_spikes, n_listed = _lists(spikes, values)
+    # near-threshold neurons have the value 0 otherwise: only derivatives need their rows
+    count = n_listed if include_near else n_spikes
+    out = primitives.gather(values, ids, count, matrix[None], n_listed)
     return _finished(out, spikes, bias, dtype)
 
 
@@ -83,27 +82,6 @@ def sparse_matmul(values, spikes, matrix, bias=None, transposed=False, dtype=Non
     matrix, values = _checked("sparse_matmul", spikes, values, matrix, bias, transposed)
     values, ids, _, n_listed = _lists(spikes, values)
     return _finished(primitives.gather(values, ids, n_listed, matrix[None]), spikes, bias, dtype)
-
-
-@jax.custom_jvp
-def _product(values, ids, n_spikes, n_listed, matrix):
-    """Near-threshold neurons have the value 0: they are left out here, and come in where values have derivatives."""
-    del n_listed
-    return primitives.gather(values, ids, n_spikes, matrix)
-
-
-def _product_jvp(primals, tangents):
-    values, ids, n_spikes, n_listed, matrix = primals
-    out = _product(*primals)
-    slopes = []
-    if type(tangents[0]) is not SymbolicZero:
-        slopes.append(primitives.gather(tangents[0], ids, n_listed, matrix))
-    if type(tangents[4]) is not SymbolicZero:
-        slopes.append(_product(values, ids, n_spikes, n_listed, tangents[4]))
-    return out, sum(slopes) if slopes else jnp.zeros_like(out)
-
-
-_product.defjvp(_product_jvp, symbolic_zeros=True)
 
 
 def _check_spikes(where, spikes):

@@ -5,8 +5,11 @@
     dots(ids, count, matrix, g)             -> (Q, R, S)    linear in matrix and in g
 
 with values (Q, R, S), ids (Q, R, S), count (Q, R), matrix (Q, N, C), g (Q, R, C); `ranvier.ops.reference` defines them.
-The trilinear form behind all three is sum of values[q, r, s] <matrix[q, ids[q, r, s]], g[q, r]>, so the transposes of
-each in one operand are the other two, and derivatives of any order stay among them.
+The trilinear form behind all three is the sum of values[q, r, s] <matrix[q, ids[q, r, s]], g[q, r]>, so the transposes
+of each in one operand are the other two, and derivatives of any order stay among them.
+
+`reach` (Q, R), at least `count`, says that the entries from `count` to there have the value 0 *and* a derivative: the
+product leaves them out, and wherever the values are differentiated it takes them in.
 
 Each one is a handler of the compiled library where that has it, and the reference elsewhere. An axis of `jax.vmap`
 joins R where matrices are shared, and Q elsewhere.
@@ -24,14 +27,15 @@ from ranvier.ops import reference
 from ranvier.primitives import PLATFORMS, _alone, _avals, _vary_alike
 
 
-def gather(values, ids, count, matrix):
+def gather(values, ids, count, matrix, reach=None):
     """Sums of the rows of `matrix` that lists name, each times its value: (Q, R, C)."""
-    return _gather.bind(*_vary_alike([values, ids, count, matrix]))[0]
+    return _gather.bind(*_vary_alike([values, ids, count, matrix, count if reach is None else reach]))[0]
 
 
-def scatter(values, ids, count, g, n_rows):
+def scatter(values, ids, count, g, n_rows, reach=None):
     """The rows of `g`, each times its value, added to the rows that lists name: (Q, n_rows, C)."""
-    return _scatter.bind(*_vary_alike([values, ids, count, g]), n_rows=n_rows)[0]
+    reach = count if reach is None else reach
+    return _scatter.bind(*_vary_alike([values, ids, count, g, reach]), n_rows=n_rows)[0]
 
 
 def dots(ids, count, matrix, g):
@@ -66,7 +70,9 @@ def _primitive(name, definition, shapes, dtype_of):
         if empty or not kernels.compiled(f"ops_{name}", dtype, platform):
             return by_reference(ctx, *operands, **options)
         kernels.register()
-        return jax.ffi.ffi_lowering(kernels.target(f"ops_{name}", dtype))(ctx, *operands)
+        # without `reach`, which is the fifth
+        ctx = ctx.replace(avals_in=ctx.avals_in[:4])
+        return jax.ffi.ffi_lowering(kernels.target(f"ops_{name}", dtype))(ctx, *operands[:4])
 
     for platform in PLATFORMS:
         mlir.register_lowering(primitive, functools.partial(lower, platform), platform=platform)
@@ -75,14 +81,14 @@ def _primitive(name, definition, shapes, dtype_of):
 
 _gather = _primitive(
     "gather",
-    lambda values, ids, count, matrix: [reference.gather(values, ids, count, matrix)],
-    lambda values, ids, count, matrix: [((*count.shape, matrix.shape[2]), values.dtype)],
+    lambda values, ids, count, matrix, reach: [reference.gather(values, ids, count, matrix)],
+    lambda values, ids, count, matrix, reach: [((*count.shape, matrix.shape[2]), values.dtype)],
     dtype_of=3,
 )
 _scatter = _primitive(
     "scatter",
-    lambda values, ids, count, g, n_rows: [reference.scatter(values, ids, count, g, n_rows)],
-    lambda values, ids, count, g, n_rows: [((g.shape[0], n_rows, g.shape[2]), values.dtype)],
+    lambda values, ids, count, g, reach, n_rows: [reference.scatter(values, ids, count, g, n_rows)],
+    lambda values, ids, count, g, reach, n_rows: [((g.shape[0], n_rows, g.shape[2]), values.dtype)],
     dtype_of=0,
 )
 _dots = _primitive(
@@ -113,6 +119,9 @@ def _bilinear(primitive, places, transposes):
         for place in places:
             if type(tangents[place]) is not ad.Zero:
                 operands = [*primals[:place], tangents[place], *primals[place + 1 :]]
+                if place == 0:
+                    # tangents of values reach further than values do
+                    operands[2] = operands[4]
                 terms.append(primitive.bind(*_vary_alike(operands), **options)[0])
         return [out], [functools.reduce(ad.add_tangents, terms)]
 
@@ -134,16 +143,16 @@ _bilinear(
     _gather,
     (0, 3),
     (
-        lambda ct, values, ids, count, matrix: dots(ids, count, matrix, ct),
-        lambda ct, values, ids, count, matrix: scatter(values, ids, count, ct, matrix.aval.shape[1]),
+        lambda ct, values, ids, count, matrix, reach: dots(ids, reach, matrix, ct),
+        lambda ct, values, ids, count, matrix, reach: scatter(values, ids, count, ct, matrix.aval.shape[1], reach),
     ),
 )
 _bilinear(
     _scatter,
     (0, 3),
     (
-        lambda ct, values, ids, count, g: dots(ids, count, ct, g),
-        lambda ct, values, ids, count, g: gather(values, ids, count, ct),
+        lambda ct, values, ids, count, g, reach: dots(ids, reach, ct, g),
+        lambda ct, values, ids, count, g, reach: gather(values, ids, count, ct, reach),
     ),
 )
 _bilinear(

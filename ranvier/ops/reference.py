@@ -35,7 +35,7 @@ def spikes(state, threshold, near_threshold, capacity):
     Counts (R,): listed spikes, listed near-threshold neurons, spikes that did not fit, near ones that did not.
     """
     spike = state > threshold
-    near = ~spike & (state > near_threshold)
+    near = (state <= threshold) & (state > near_threshold)
     n_spikes, n_near = spike.sum(-1, dtype=jnp.int32), near.sum(-1, dtype=jnp.int32)
     kept = jnp.minimum(n_spikes, capacity)
     kept_near = jnp.minimum(n_near, capacity - kept)

@@ -1,10 +1,12 @@
 """`SpikeVector`: the few neurons of a layer that matter in a step, as a list."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ranvier.errors import RanvierError
 from ranvier.ops import primitives
@@ -60,12 +62,11 @@ class SpikeVector:
 
     def to_dense(self) -> jax.Array:
         """(..., n_neurons): the vector; derivatives of spikes and of near-threshold neurons pass."""
-        batch = self.ids.shape[:-1]
-        place = jnp.where(used(self.n_listed, self.capacity), self.ids, self.n_neurons)
-        place, value = place.reshape(-1, self.capacity), self.value.reshape(-1, self.capacity)
-        row = jnp.broadcast_to(jnp.arange(place.shape[0])[:, None], place.shape)
-        zero = jnp.zeros((place.shape[0], self.n_neurons), value.dtype)
-        return zero.at[row, place].add(value, mode="drop").reshape(*batch, self.n_neurons)
+        rows = (self.n_spikes.size, self.capacity)
+        place = jnp.where(used(self.n_listed, self.capacity), self.ids, self.n_neurons).reshape(rows)
+        row = jnp.broadcast_to(jnp.arange(rows[0])[:, None], rows)
+        zero = jnp.zeros((rows[0], self.n_neurons), self.value.dtype)
+        return zero.at[row, place].add(self.value.reshape(rows), mode="drop").reshape(self.shape)
 
     @staticmethod
     def from_dense(dense, capacity: int) -> "SpikeVector":
@@ -91,7 +92,7 @@ class SpikeVector:
         check_capacity("SpikeVector.from_dense", capacity)
         if not jnp.issubdtype(dense.dtype, jnp.floating):
             dense = dense.astype(jnp.float32)
-        there = (dense != 0).astype(jnp.float32).reshape(-1, dense.shape[-1])
+        there = (dense != 0).astype(jnp.float32).reshape(rows_of(dense.shape))
         half = jnp.full((1, 1), 0.5, jnp.float32)
         lists = primitives.spikes(there, half, half, capacity)
         ids, n_spikes, n_near, n_lost, n_near_dropped = (x.reshape(*dense.shape[:-1], *x.shape[1:]) for x in lists)
@@ -103,34 +104,38 @@ class SpikeVector:
 
     def __getitem__(self, index) -> "SpikeVector":
         """Lists of a part of the batch axes, as `index` of an array of their shape picks it."""
-        numbers = jnp.arange(self.n_spikes.size).reshape(self.n_spikes.shape)
+        index = index if isinstance(index, tuple) else (index,)
         try:
-            picked = numbers[index]
-        except (IndexError, TypeError) as error:
+            # JAX moves a fixed index that is out of range into it, NumPy refuses it
+            fixed = not any(isinstance(x, jax.Array) for x in index)
+            (np.empty(self.n_spikes.shape, bool) if fixed else self.n_spikes)[index]
+        except (IndexError, TypeError, ValueError) as error:
             raise RanvierError(
                 f"SpikeVector[]: got an index that does not fit batch axes {self.n_spikes.shape} "
                 f"({str(error).splitlines()[0]}); needs one of their shape; the list itself is no axis"
             ) from None
-
-        def part(x):
-            return x.reshape(-1, *x.shape[self.n_spikes.ndim :])[picked]
-
-        return jax.tree.map(part, self)
+        lists = (*index, slice(None)) if any(x is Ellipsis for x in index) else index
+        return jax.tree.map(lambda x: x[lists if x.ndim > self.n_spikes.ndim else index], self)
 
     @staticmethod
     def stack(vectors, axis: int = 0) -> "SpikeVector":
         """Join `vectors` of one shape and capacity along a new batch axis."""
-        return _joined("stack", jnp.stack, vectors, axis, extra=1)
+        return _joined("stack", jnp.stack, vectors, axis, new=True)
 
     @staticmethod
     def concatenate(vectors, axis: int = 0) -> "SpikeVector":
         """Join `vectors` of one capacity along a batch axis that they have."""
-        return _joined("concatenate", jnp.concatenate, vectors, axis, extra=0)
+        return _joined("concatenate", jnp.concatenate, vectors, axis, new=False)
 
 
 def used(count, capacity):
     """(..., S) which of the slots are in use, for `count` (...) entries."""
     return jnp.arange(capacity).reshape((1,) * count.ndim + (-1,)) < count[..., None]
+
+
+def rows_of(shape):
+    """(R, N) for (..., N)."""
+    return math.prod(shape[:-1]), shape[-1]
 
 
 def take(x, ids):
@@ -147,19 +152,21 @@ def check_capacity(where, capacity):
         )
 
 
-def _joined(name, join, vectors, axis, extra):
+def _joined(name, join, vectors, axis, new):
+    """`vectors` joined along a batch axis, one that is `new` or one that they have."""
     vectors = list(vectors)
     if not vectors:
         raise RanvierError(f"SpikeVector.{name}: got no vectors; needs one or more; leave out the call")
-    kinds = {(x.n_neurons, x.capacity) for x in vectors}
+    kinds = sorted({(x.n_neurons, x.capacity) for x in vectors})
     if len(kinds) > 1:
         raise RanvierError(
-            f"SpikeVector.{name}: got (neurons, capacity) {sorted(kinds)}; needs the same of all; "
-            "make the lists with one capacity"
+            f"SpikeVector.{name}: got (neurons, capacity) {kinds}; needs the same of all; make lists of one capacity"
         )
-    axes = vectors[0].n_spikes.ndim + extra
+    axes = vectors[0].n_spikes.ndim + new
     if not -axes <= axis < axes:
-        raise RanvierError(
-            f"SpikeVector.{name}: axis is {axis}; needs one of {axes} batch axes; the list itself is no axis"
-        )
+        raise RanvierError(f"SpikeVector.{name}: axis is {axis}; needs one of {axes} batch axes; change it")
+    shapes = sorted({x.n_spikes.shape for x in vectors})
+    others = {shape if new else (*shape[: axis % axes], *shape[axis % axes + 1 :]) for shape in shapes}
+    if len(others) > 1 or len({len(shape) for shape in shapes}) > 1:
+        raise RanvierError(f"SpikeVector.{name}: got batch axes {shapes}; needs those that join; reshape before")
     return jax.tree.map(lambda *xs: join(xs, axis=axis % axes), *vectors)

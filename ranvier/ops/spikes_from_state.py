@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ranvier.errors import RanvierError
 from ranvier.ops import primitives
-from ranvier.ops.spike_vector import SpikeVector, check_capacity, take, used
+from ranvier.ops.spike_vector import SpikeVector, check_capacity, rows_of, take, used
 from ranvier.ops.surrogates import super_spike
 
 _SUPER_SPIKE = super_spike()
@@ -53,7 +53,9 @@ def spikes_from_state(state, threshold, near_threshold, capacity, surrogate=_SUP
     state = state.astype(jnp.promote_types(state.dtype, jnp.float32))
     threshold = _fitting("threshold", threshold, state)
     near_threshold = _fitting("near_threshold", near_threshold, state)
-    lists = primitives.spikes(state.reshape(-1, n), _rows(threshold, batch), _rows(near_threshold, batch), capacity)
+    lists = primitives.spikes(
+        state.reshape(rows_of(state.shape)), _rows(threshold, batch), _rows(near_threshold, batch), capacity
+    )
     ids, n_spikes, n_near, n_lost, n_near_dropped = (x.reshape(*batch, *x.shape[1:]) for x in lists)
     x = take(state, ids) - _named(threshold, ids, state.shape)
     listed = used(n_spikes + n_near, capacity)
@@ -72,8 +74,8 @@ def _with_slope(value, factor, x):
 
 @_with_slope.defjvp
 def _with_slope_jvp(primals, tangents):
-    value, factor, _ = primals
-    return value, factor * tangents[2]
+    # not the bare operand: a second derivative goes through both results
+    return _with_slope(*primals), primals[1] * tangents[2]
 
 
 def _fitting(name, threshold, state):
@@ -96,7 +98,7 @@ def _rows(threshold, batch):
     last = threshold.shape[-1]
     if all(length == 1 for length in threshold.shape[:-1]):
         return threshold.reshape(1, last)
-    return jnp.broadcast_to(threshold, (*batch, last)).reshape(-1, last)
+    return jnp.broadcast_to(threshold, (*batch, last)).reshape(rows_of((*batch, last)))
 
 
 def _named(threshold, ids, shape):
