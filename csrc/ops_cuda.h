@@ -1,0 +1,28 @@
+// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu), for the FFI handlers (ops_ffi_cuda.cc).
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "ops_call.h"
+
+namespace ranvier {
+
+// Bytes of device memory that `scatter` needs beside its buffers.
+template <class A>
+size_t ops_scatter_scratch(const ScatterCall<A>& call);
+
+// Slots of the lists of a matrix that `scatter` can number.
+constexpr int64_t kOpsMostSlots = (int64_t(1) << 31) - 1;
+
+// Put the work on `stream`; nothing waits. All pointers of `call` are on the device.
+template <class A, class M>
+cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream);
+template <class A>
+cudaError_t ops_scatter(const ScatterCall<A>& call, void* scratch, cudaStream_t stream);
+template <class A, class M>
+cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream);
+template <class A>
+cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream);
+
+}  // namespace ranvier

@@ -1,0 +1,73 @@
+// XLA FFI handlers of ranvier.ops on the GPU: check the call, take scratch memory from XLA, launch on its stream.
+#include <string>
+
+#include "launch_cuda.h"
+#include "ops_binding.h"
+#include "ops_cuda.h"
+
+namespace ranvier {
+namespace {
+
+ffi::Error said(const char* name, cudaError_t error) {
+  if (error == cudaSuccess) return ffi::Error::Success();
+  return ffi::Error::Internal(std::string("ranvier_ops_") + name + ": CUDA says " + cudaGetErrorString(error));
+}
+
+template <class A, class M>
+ffi::Error gather(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                  ffi::RemainingRets results) {
+  GatherCall<A, M> c{};
+  if (auto wrong = bind_gather(c, attributes, arguments, results); wrong.failure()) return wrong;
+  return said("gather", ops_gather(c, stream));
+}
+
+template <class A>
+ffi::Error scatter(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                   ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  ScatterCall<A> c{};
+  if (auto wrong = bind_scatter(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  const int64_t slots = (z.p == 1 ? z.q * z.r : z.r) * z.s;
+  if (slots > kOpsMostSlots)
+    return ffi::Error::InvalidArgument("spike_matmul: got " + std::to_string(slots) +
+                                       " slots for one matrix; its derivative on a GPU takes " +
+                                       std::to_string(kOpsMostSlots) + "; use a smaller batch or capacity");
+  const size_t bytes = ops_scatter_scratch(c);
+  const auto scratch = memory.Allocate(bytes, 16);
+  if (!scratch.has_value())
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "spike_matmul: no " + std::to_string(bytes >> 20) +
+                                                              " MiB of GPU memory; use a smaller batch or capacity");
+  return said("scatter", ops_scatter(c, *scratch, stream));
+}
+
+template <class A, class M>
+ffi::Error dots(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                ffi::RemainingRets results) {
+  DotsCall<A, M> c{};
+  if (auto wrong = bind_dots(c, attributes, arguments, results); wrong.failure()) return wrong;
+  return said("dots", ops_dots(c, stream));
+}
+
+template <class A>
+ffi::Error spikes(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                  ffi::RemainingRets results) {
+  SpikesCall<A> c{};
+  if (auto wrong = bind_spikes(c, attributes, arguments, results); wrong.failure()) return wrong;
+  return said("spikes", ops_spikes(c, stream));
+}
+
+}  // namespace
+}  // namespace ranvier
+
+RANVIER_HANDLER(ranvier_ops_gather_f32, (ranvier::gather<float, float>));
+RANVIER_HANDLER(ranvier_ops_gather_f64, (ranvier::gather<double, double>));
+RANVIER_HANDLER(ranvier_ops_gather_bf16, (ranvier::gather<float, ranvier::Bf16>));
+RANVIER_HANDLER(ranvier_ops_gather_f16, (ranvier::gather<float, ranvier::F16>));
+RANVIER_HANDLER(ranvier_ops_dots_f32, (ranvier::dots<float, float>));
+RANVIER_HANDLER(ranvier_ops_dots_f64, (ranvier::dots<double, double>));
+RANVIER_HANDLER(ranvier_ops_dots_bf16, (ranvier::dots<float, ranvier::Bf16>));
+RANVIER_HANDLER(ranvier_ops_dots_f16, (ranvier::dots<float, ranvier::F16>));
+RANVIER_HANDLER(ranvier_ops_scatter_f32, ranvier::scatter<float>);
+RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);
+RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);
+RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);
