@@ -1,6 +1,7 @@
 """Train spiking neural networks that live in space and time: distance is delay, and both are learned."""
 
 from ranvier import data as data
+from ranvier import ops as ops
 from ranvier import space as space
 from ranvier.errors import RanvierError as RanvierError
 from ranvier.events import Events as Events

@@ -57,6 +57,8 @@ def test_guide_runs(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     assert names["losses"][-1] < 0.1 * names["losses"][0], "the neurons learn to fire in time"
     assert not (names["grid"].first_spike % 0.5).any() and (names["result"].first_spike % 0.5).all()
+    assert names["entropies"][-1] < 0.2 * names["entropies"][0], "the two classes are told apart"
+    assert not names["spikes"].n_lost.any() and not names["spikes"].n_near_dropped.any()
     assert np.isfinite(names["out"].first_spike).all() and not names["out"].overflow.any()
     splits = names["splits"]
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (18, 6, 6)

@@ -12,7 +12,7 @@ _SUPER_SPIKE = super_spike()
 
 
 def spikes_from_state(state, threshold, near_threshold, capacity, surrogate=_SUPER_SPIKE) -> SpikeVector:
-    """Neurons above `threshold`, then those between the two thresholds, as lists (docs/equations.md, 33).
+    """Neurons above `threshold`, then those between the two thresholds, as lists (docs/equations.md, 32 and 33).
 
         spike: v > threshold        near: near_threshold < v <= threshold
         d value[s] = surrogate(x[s]) dx[s]        x = (v - threshold)[ids]
