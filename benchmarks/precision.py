@@ -7,7 +7,9 @@ The measure is that of `tests/precision.py`: errors against the reference in flo
 networks whose float32 and float64 references have the same spikes. A row's `worst` is the larger of the two quotients
 error of the kernel / max(error of the reference, half of 1e-6), which should not be above 2; `networks` counts those in
 which the kernel's 95th percentile is the larger, and those in which it is the smaller. The errors of one network stand
-and fall together, so with few networks the second says more.
+and fall together, so with few networks the second says more. Behind the table: in how many networks a spike is so far
+off, of the kernel and of the reference in float32, that a number beside an edge of the map must have fallen to its
+other side. Such a network stays in the table.
 """
 
 # ruff: noqa: T201 - its output is the table
@@ -23,6 +25,8 @@ import numpy as np
 from tests import precision
 
 DT, LONGEST = 0.5, 20.0
+# A spike that is off by more than this [ms] took another branch of the map.
+APART = 1e-3
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ PLAIN = ("uniform", "each its own", "zero delay", "tau_mem = tau_syn")
 GROUPS = {
     "small": Group(precision.KINDS, ((1, 1), (700, 1), (1, 3), (700, 3), (1, 32), (700, 32)), 160, 160, 1, 8192),
     "middle": Group(precision.KINDS, ((700, 100), (1, 257)), 80, 80, 1, 16384, None, 10),
-    "large": Group(("uniform", "each its own", "zero delay"), ((700, 1000),), 60, 60, 3, 65536, 200, 1),
+    "large": Group((*PLAIN, "equal times", "all firing"), ((700, 1000),), 40, 40, 1, 65536, None, 1),
     "long": Group(PLAIN, ((700, 33),), 3000, 3000, 2, 16384, 16, 8),
 }
 
@@ -99,7 +103,10 @@ def main():
         found = measure(GROUPS[name])
         print(*rows(name, found), sep="\n", flush=True)
         seconds = time.perf_counter() - begin
-        summary.append(f"{name}: {len(found.by_network)} of {found.every} networks compared, {seconds:.0f} s")
+        of_kernel, of_reference = found.apart(APART / (GROUPS[name].steps * DT))
+        split = f"{of_kernel} of the kernel and {of_reference} of the reference"
+        compared = f"{len(found.by_network)} of {found.every} networks compared"
+        summary.append(f"{name}: {compared}, a spike on another branch in {split}; {seconds:.0f} s")
     print("", *summary, sep="\n")
 
 

@@ -229,6 +229,15 @@ class Compared:
         ]
         return sum(p[0] > p[1] for p in pairs if p), sum(p[0] < p[1] for p in pairs if p)
 
+    def apart(self, limit):
+        """How many networks have a spike of the backend that is off by more than `limit`, and of the reference.
+
+        Far above rounding: the map has branches (are the arrivals of a step kicks, or one jump at its start?), and a
+        number beside an edge may fall to either side. Whatever a neuron does then is passed on.
+        """
+        pairs = [[e["spike times"].max(initial=0.0) > limit for e in errors] for errors in self.by_network]
+        return tuple(sum(pair[k] for pair in pairs) for k in range(2))
+
 
 def compared(mine, single, double):
     """Errors of `mine` and of the reference in float32, `single`, against the reference in float64."""
