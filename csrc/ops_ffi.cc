@@ -1,0 +1,273 @@
+// XLA FFI handlers of ranvier.ops on the CPU: check the call, cut it into pieces, run them on XLA's threads.
+//
+// The pieces' sizes depend on the number of threads, the results do not: a sum belongs to one piece, in one order.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "ops_binding.h"
+#include "ops_kernels.h"
+#include "parallel.h"
+
+extern "C" const char* ranvier_running_isa();
+
+namespace ranvier {
+namespace {
+
+// Pieces for each thread: a thread that other work holds up leaves more of them to the others.
+constexpr int64_t kPieces = 4;
+// Slots and rows that a scatter sorts at a time.
+constexpr int64_t kSorted = int64_t(1) << 22;
+
+template <class Of>
+auto pick(Of&& of) {
+#if defined(RANVIER_X86)
+  if (!std::strcmp(ranvier_running_isa(), "x86-64-v4")) return of(4);
+  if (!std::strcmp(ranvier_running_isa(), "x86-64-v3")) return of(3);
+#endif
+  return of(0);
+}
+
+template <class A, class M>
+const OpsMatrixKernels<A, M>& matrix_kernels() {
+  static const auto best = pick([](int level) {
+    (void)level;
+#if defined(RANVIER_X86)
+    if (level == 4) return v4::ops_matrix_kernels<A, M>();
+    if (level == 3) return v3::ops_matrix_kernels<A, M>();
+#endif
+    return base::ops_matrix_kernels<A, M>();
+  });
+  return best;
+}
+
+template <class A>
+const OpsKernels<A>& kernels() {
+  static const auto best = pick([](int level) {
+    (void)level;
+#if defined(RANVIER_X86)
+    if (level == 4) return v4::ops_kernels<A>();
+    if (level == 3) return v3::ops_kernels<A>();
+#endif
+    return base::ops_kernels<A>();
+  });
+  return best;
+}
+
+// Memory of a thread, one piece for each purpose, kept for the next call, which need not map it anew.
+enum Purpose { kPlace, kRow, kSlot, kValue, kStart, kList, kKept };
+
+template <class X, Purpose>
+X* scratch(int64_t size) {
+  static thread_local std::vector<X> memory;
+  if (memory.size() < size_t(size)) memory.resize(size);
+  return memory.data();
+}
+
+int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// `size` things in pieces of nearly the same size.
+struct Cut {
+  int64_t size, pieces;
+  Cut(int64_t size, int64_t pieces) : size(size), pieces(std::clamp<int64_t>(pieces, 1, std::max<int64_t>(size, 1))) {}
+  Range operator[](int64_t k) const { return {size * k / pieces, size * (k + 1) / pieces}; }
+};
+
+int64_t used(const int32_t* count, Range lists, int64_t slots) {
+  int64_t sum = 0;
+  for (int64_t l = lists.begin; l < lists.end; ++l) sum += std::clamp<int64_t>(count[l], 0, slots);
+  return sum;
+}
+
+// How a gather is cut. Blocks of rows pay where the lists of a tile name each row more than once and a list several
+// rows of a block, and the matrix is too large for the cache nearby; then tiles are large. Columns are cut where there
+// are fewer lists than threads.
+struct Tiles {
+  Cut lists, columns;
+  int64_t block;
+};
+
+Tiles tiles(int64_t threads, const OpsSizes& z, const int32_t* count, int64_t row_bytes) {
+  const int64_t all = z.q * z.r, block = kOpsCache / std::max<int64_t>(row_bytes, 1);
+  const Cut large(all, std::max(threads, ceiling(all, kOpsTile)));
+  bool pays = z.p == 1 && z.n * row_bytes > 2 * kOpsCache;
+  if (pays) {
+    const int64_t slots = used(count, {0, all}, z.s);
+    pays = slots >= 2 * large.pieces * z.n && slots * block >= 4 * all * z.n;
+  }
+  const Cut lists = pays ? large : Cut(all, kPieces * threads);
+  return {lists,
+          {z.c, std::min(ceiling(threads, lists.pieces), z.c / kOpsColumns)},
+          pays ? block : std::max<int64_t>(z.n, 1)};
+}
+
+template <class A, class M>
+ffi::Error gather(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                  ffi::RemainingRets results) {
+  GatherCall<A, M> c{};
+  if (auto wrong = bind_gather(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const Tiles cut = tiles(pool.num_threads(), c.size, c.count, c.size.c * int64_t(sizeof(M)));
+  parallel_for(pool, cut.columns.pieces * cut.lists.pieces, [&](int64_t k) {
+    const Tile tile{cut.lists[k % cut.lists.pieces], cut.block};
+    int32_t* const place = scratch<int32_t, kPlace>(tile.lists.end - tile.lists.begin);
+    matrix_kernels<A, M>().gather(c, tile, cut.columns[k / cut.lists.pieces], place, scratch<int32_t, kRow>(c.size.s),
+                                  scratch<A, kValue>(c.size.s));
+  });
+  return ffi::Error::Success();
+}
+
+// The lists of each matrix in blocks, in order, at least one a matrix. Some blocks at a time are sorted by row, each by
+// one thread: sort(n_lists, by). Then comes work(first_set, sets, blocks_of), with those sets that have blocks among
+// them; blocks_of(p, each) calls each(by, whether this is the set's first block) for those of set p, in order.
+class Blocks {
+ public:
+  Blocks(const OpsSizes& z, const int32_t* count, int64_t most)
+      : z_(z),
+        count_(count),
+        most_(most),
+        per_set_(z.p == 1 ? z.q * z.r : z.r),
+        blocks_per_set_(std::max<int64_t>(1, ceiling(per_set_, most))) {}
+
+  int64_t size() const { return z_.p * blocks_per_set_; }
+
+  template <class X, class Sort, class Work>
+  void run(ffi::ThreadPool& pool, Sort&& sort, Work&& work) const {
+    const int64_t blocks = size();
+    std::vector<ByRow<X>> sorted;
+    for (int64_t first = 0, stop; first < blocks; first = stop) {
+      int64_t slots = 0;
+      std::vector<int64_t> before;
+      for (stop = first; stop < blocks && (stop == first || slots + (stop - first) * z_.n < kSorted); ++stop) {
+        before.push_back(slots);
+        slots += used(count_, lists(stop), z_.s);
+      }
+      int32_t* const start = scratch<int32_t, kStart>((stop - first) * (z_.n + 2));
+      int32_t* const list = scratch<int32_t, kList>(slots);
+      X* const kept = scratch<X, kKept>(slots);
+      sorted.resize(stop - first);
+      parallel_for(pool, stop - first, [&](int64_t k) {
+        const Range mine = lists(first + k);
+        sorted[k] = {mine.begin, start + k * (z_.n + 2), list + before[k], kept + before[k]};
+        sort(mine.end - mine.begin, sorted[k]);
+      });
+      const int64_t first_set = first / blocks_per_set_, sets = (stop - 1) / blocks_per_set_ + 1 - first_set;
+      work(first_set, sets, [&](int64_t p, auto&& each) {
+        const int64_t begin = std::max(first, p * blocks_per_set_), end = std::min(stop, (p + 1) * blocks_per_set_);
+        for (int64_t block = begin; block < end; ++block) each(sorted[block - first], block == p * blocks_per_set_);
+      });
+    }
+  }
+
+ private:
+  Range lists(int64_t block) const {
+    const int64_t begin = block % blocks_per_set_ * most_, first = block / blocks_per_set_ * per_set_;
+    return {first + begin, first + std::min(begin + most_, per_set_)};
+  }
+
+  OpsSizes z_;
+  const int32_t* count_;
+  int64_t most_, per_set_, blocks_per_set_;
+};
+
+template <class A, class M>
+ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                ffi::RemainingRets results) {
+  DotsCall<A, M> c{};
+  if (auto wrong = bind_dots(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  const int64_t all = z.q * z.r, threads = pool.num_threads();
+  const int64_t together = std::clamp<int64_t>(kOpsCache / std::max<int64_t>(z.c * sizeof(A), 1), 1, kOpsLists);
+  const Blocks blocks(z, c.count, together);
+  // A row is fetched once for all lists of a block: worth it where that many name it.
+  if (used(c.count, {0, all}, z.s) < 2 * z.n * blocks.size()) {
+    const Cut lists(all, kPieces * threads);
+    parallel_for(pool, lists.pieces, [&](int64_t k) {
+      matrix_kernels<A, M>().dots(c, lists[k], scratch<int32_t, kRow>(z.s), scratch<int32_t, kSlot>(z.s));
+    });
+    return ffi::Error::Success();
+  }
+  std::fill(c.out, c.out + all * z.s, A(0));
+  const auto sort = [&](int64_t n_lists, const ByRow<int32_t>& by) {
+    kernels<A>().sort_places(z, c.ids, c.count, n_lists, by);
+  };
+  blocks.run<int32_t>(pool, sort, [&](int64_t first_set, int64_t sets, auto&& blocks_of) {
+    const Cut rows(z.n, ceiling(kPieces * threads, sets));
+    parallel_for(pool, sets * rows.pieces, [&](int64_t k) {
+      const int64_t p = first_set + k / rows.pieces;
+      blocks_of(p, [&](const ByRow<int32_t>& by, bool) {
+        matrix_kernels<A, M>().dots_by_row(c, p, rows[k % rows.pieces], by);
+      });
+    });
+  });
+  return ffi::Error::Success();
+}
+
+// New memory that will be written as a whole: the system hands it out faster in large pages.
+void expect_all_of(void* array, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t(2) << 20;
+  const auto at = reinterpret_cast<uintptr_t>(array);
+  const uintptr_t begin = (at + kPage - 1) / kPage * kPage, end = (at + bytes) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may be refused
+#else
+  (void)array, (void)bytes;
+#endif
+}
+
+template <class A>
+ffi::Error scatter(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                   ffi::RemainingRets results) {
+  ScatterCall<A> c{};
+  if (auto wrong = bind_scatter(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  expect_all_of(c.out, z.p * z.n * z.c * int64_t(sizeof(A)));
+  const int64_t per_set = z.p == 1 ? z.q * z.r : z.r;
+  const int64_t together = std::min(per_set, kOpsLists) * z.c * int64_t(sizeof(A));
+  const Cut columns(z.c, std::min(ceiling(together, kOpsCache), z.c / kOpsColumns));
+  const auto sort = [&](int64_t n_lists, const ByRow<A>& by) { kernels<A>().sort(c, n_lists, by); };
+  const Blocks blocks(z, c.count, kOpsLists);
+  blocks.template run<A>(pool, sort, [&](int64_t first_set, int64_t sets, auto&& blocks_of) {
+    const Cut rows(z.n, ceiling(kPieces * pool.num_threads(), sets * columns.pieces));
+    parallel_for(pool, sets * columns.pieces * rows.pieces, [&](int64_t k) {
+      const int64_t p = first_set + k / rows.pieces / columns.pieces;
+      const Range some = columns[k / rows.pieces % columns.pieces];
+      // a matrix's first block writes also the rows that no list names
+      blocks_of(
+          p, [&](const ByRow<A>& by, bool first) { kernels<A>().add(c, p, rows[k % rows.pieces], some, by, first); });
+    });
+  });
+  return ffi::Error::Success();
+}
+
+template <class A>
+ffi::Error spikes(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                  ffi::RemainingRets results) {
+  SpikesCall<A> c{};
+  if (auto wrong = bind_spikes(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const Cut rows(c.r, kPieces * pool.num_threads());
+  parallel_for(pool, rows.pieces,
+               [&](int64_t k) { kernels<A>().spikes(c, rows[k], scratch<int32_t, kRow>(std::min(c.n, c.s))); });
+  return ffi::Error::Success();
+}
+
+auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
+
+}  // namespace
+}  // namespace ranvier
+
+RANVIER_HANDLER(ranvier_ops_gather_f32, (ranvier::gather<float, float>));
+RANVIER_HANDLER(ranvier_ops_gather_f64, (ranvier::gather<double, double>));
+RANVIER_HANDLER(ranvier_ops_gather_bf16, (ranvier::gather<float, ranvier::Bf16>));
+RANVIER_HANDLER(ranvier_ops_gather_f16, (ranvier::gather<float, ranvier::F16>));
+RANVIER_HANDLER(ranvier_ops_dots_f32, (ranvier::dots<float, float>));
+RANVIER_HANDLER(ranvier_ops_dots_f64, (ranvier::dots<double, double>));
+RANVIER_HANDLER(ranvier_ops_dots_bf16, (ranvier::dots<float, ranvier::Bf16>));
+RANVIER_HANDLER(ranvier_ops_dots_f16, (ranvier::dots<float, ranvier::F16>));
+RANVIER_HANDLER(ranvier_ops_scatter_f32, ranvier::scatter<float>);
+RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);
+RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);
+RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);
