@@ -277,7 +277,7 @@ def test_many_small_numbers_are_summed_in_32_bits():
     spikes = SpikeVector.from_dense(np.ones(4096, np.float32), 4096)
     for kind in ("float16", "bfloat16"):
         matrix = jnp.full((4096, 2), 0.001, kind)
-        close(spike_matmul(spikes, matrix), np.full(2, 4096 * float(matrix[0, 0])), 1e-5)
+        close(jax.jit(spike_matmul)(spikes, matrix), np.full(2, 4096 * float(matrix[0, 0])), 1e-5)
 
 
 def test_repeated_calls_give_the_same_bits():
@@ -306,12 +306,14 @@ def test_what_is_not_differentiated_costs_nothing():
 
 
 def test_no_rows_and_no_columns():
-    nothing = SpikeVector.from_dense(np.zeros((0, N)), 3)
-    assert spike_matmul(nothing, np.ones((N, C))).shape == (0, C)
-    spikes = SpikeVector.from_dense(np.ones((2, N)), 0)
-    close(spike_matmul(spikes, np.ones((N, C))), np.zeros((2, C)))
-    assert spike_matmul(spikes, np.ones((N, 0))).shape == (2, 0)
-    close(spike_matmul(SpikeVector.from_dense(np.ones((2, 0)), 3), np.ones((0, C))), np.zeros((2, C)))
+    def of(batch, n, capacity, columns):
+        return jax.jit(lambda x, m: spike_matmul(SpikeVector.from_dense(x, capacity), m))(
+            np.ones((batch, n)), np.ones((n, columns))
+        )
+
+    assert of(0, N, 3, C).shape == (0, C) and of(2, N, 3, 0).shape == (2, 0)
+    close(of(2, N, 0, C), np.zeros((2, C)))
+    close(of(2, 0, 3, C), np.zeros((2, C)))
 
 
 SPIKES = partial(SpikeVector.from_dense, np.ones((2, 3)), 3)

@@ -123,7 +123,7 @@ def _bilinear(primitive, places, transposes):
                     # tangents of values reach further than values do
                     operands[2] = operands[4]
                 terms.append(primitive.bind(*_vary_alike(operands), **options)[0])
-        return [out], [functools.reduce(ad.add_tangents, terms)]
+        return [out], [functools.reduce(jnp.add, terms)]
 
     def transpose(cotangents, *operands, **options):
         (cotangent,) = cotangents

@@ -1,4 +1,4 @@
-"""What the operators compute, in plain JAX (docs/equations.md, 32 and 35). `ranvier.ops.primitives` differentiates them.
+"""What the operators compute, in plain JAX (docs/equations.md, 32 and 35); `primitives.py` has their derivatives.
 
 Lists are (Q, R, S): Q matrices, R lists for each of them, S entries a list, of which the first `count` are in use. An
 id outside of [0, N) is ignored. Lists become dense rows here, so time and memory are those of a dense product.
