@@ -398,7 +398,8 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   Inverted<float> inverted;
   arrange(scatter, scratch.at, inverted);
   say("scatter: invert", time_of([&] { return launch_invert(inverted, nullptr); }), 0, 8 * n_spikes);
-  say("scatter: sums", time_of([&] { return sums(inverted, sums_of(scatter), nullptr); }), 0, read + row * double(n));
+  say("scatter: sums", time_of([&] { return sums(inverted, sums_of(scatter), true, nullptr); }), 0,
+      read + row * double(n));
   say("zeros of the matrix's size", time_of([&] { return cudaMemsetAsync(rows.at, 0, 4 * n * c); }), 0,
       row * double(n));
   if (!tune) return;
@@ -410,8 +411,6 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   }
   try_all("gather", lists_of(gather), sums_of(gather), {1, 2, 4}, read + result);
   try_all("sums", inverted, sums_of(scatter), {1, 4, 16, 32}, read + row * double(n));
-  using Matrix = Piece<float, true, 8>;
-  static_assert(Matrix::kPer == 4);
   say("dots l8", time_of([&] { return launch_dots<float, float, true, 8>(dots, nullptr); }), 0, read_all + result);
   say("dots l32", time_of([&] { return launch_dots<float, float, true, 32>(dots, nullptr); }), 0, read_all + result);
 }

@@ -30,14 +30,15 @@ struct Deal {
   int32_t each, block, alone;
 };
 
-// `row_bytes`: of 16 bytes of a row for each of 8 lanes.
-Deal deal(int64_t sets, int64_t lists, int64_t named, int64_t c, int per, int threads) {
+// `per`: numbers in 16 bytes of a row. `many`: a group may have many lists, one after another.
+Deal deal(int64_t sets, int64_t lists, int64_t named, int64_t c, int per, int threads, bool many) {
   Deal d{};
-  // Tiles of 8 lanes have so few bytes that rows stay in L1, where few rows are named; wide ones are fewer loads.
-  d.lanes = named * 128 <= kL1 || c <= 16 * per ? 8 : 32;
+  // A multiprocessor keeps the rows of its tile in L1 where they are few enough: then as wide a tile as fits. Where
+  // none fits, a wide one for long stretches of memory.
+  d.lanes = c <= 16 * per || (named * 512 > kL1 && named * 128 <= kL1) ? 8 : 32;
   const int64_t tiles = ceiling(c, d.lanes * per), groups = threads / d.lanes;
   const int64_t warps = sets * lists * tiles * d.lanes / kWarp;
-  d.each = static_cast<int32_t>(std::clamp<int64_t>(warps / kManyWarps, 1, 32));
+  d.each = many ? static_cast<int32_t>(std::clamp<int64_t>(warps / kManyWarps, 1, 32)) : 1;
   d.block = static_cast<int32_t>(groups * d.each), d.alone = 512;
   // Where there are too few lists to keep all threads busy, a block has few of them, and shares all but the shortest.
   const int64_t few = sets * lists * tiles / (2 * 132);
@@ -58,9 +59,9 @@ cudaError_t launch_sums(const Lists& lists, Sums<A, M> z, const Deal& d, cudaStr
 }
 
 template <class Lists, class A, class M>
-cudaError_t sums(const Lists& lists, const Sums<A, M>& z, cudaStream_t stream) {
+cudaError_t sums(const Lists& lists, const Sums<A, M>& z, bool many, cudaStream_t stream) {
   constexpr int kPer = 16 / sizeof(M), kThreads = 256, kAhead = 8;
-  const Deal d = deal(z.sets, z.lists, z.named, z.c, kPer, kThreads);
+  const Deal d = deal(z.sets, z.lists, z.named, z.c, kPer, kThreads, many);
   if (z.c % kPer == 0 && aligned(z.x) && aligned(z.out))
     return d.lanes == 8 ? launch_sums<Lists, A, M, true, 8, kAhead, kThreads>(lists, z, d, stream)
                         : launch_sums<Lists, A, M, true, 32, kAhead, kThreads>(lists, z, d, stream);
@@ -145,7 +146,8 @@ template <class A, class M>
 cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   if (z.q * z.r * z.c == 0) return cudaSuccess;
-  return sums(lists_of(call), sums_of(call), stream);
+  // One list a group: lists that are summed at the same time go through the matrix together.
+  return sums(lists_of(call), sums_of(call), false, stream);
 }
 
 template <class A>
@@ -157,7 +159,7 @@ cudaError_t ops_scatter(const ScatterCall<A>& call, void* scratch, cudaStream_t 
   Inverted<A> w;
   arrange(call, scratch, w);
   if (const cudaError_t error = launch_invert(w, stream); error != cudaSuccess) return error;
-  return sums(w, sums_of(call), stream);
+  return sums(w, sums_of(call), true, stream);
 }
 
 template <class A, class M>
