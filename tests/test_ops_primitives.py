@@ -155,6 +155,20 @@ def test_derivatives_reach_further_than_values(name):
         close(x, y)
 
 
+@pytest.mark.parametrize("name", ["gather", "scatter"])
+def test_the_transpose_in_values_reaches_as_far_as_their_gradient(name):
+    function, _, arrays = problem(name)
+    values, *others = map(jnp.asarray, arrays.values())
+    half = {"reach": others[1]}
+    others[1] = others[1] // 2
+
+    def of(values):
+        return function(values, *others, **half)
+
+    out, back = jax.vjp(of, values)
+    close(jax.linear_transpose(of, values)(out)[0], back(out)[0])
+
+
 @pytest.mark.parametrize("name", LISTED)
 def test_second_derivatives_in_every_mode(name):
     """The mixed block of sin of the results, forward and reverse over forward and reverse."""
