@@ -206,13 +206,15 @@ ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaining
   return ffi::Error::Success();
 }
 
-// New memory that will be written as a whole: the system hands it out faster in large pages.
+// Large results are new memory at every call, and will be written as a whole: the system hands it out faster in large
+// pages. Smaller ones are memory that was used before.
 void expect_all_of(void* array, int64_t bytes) {
 #if defined(__linux__)
+  constexpr int64_t kLarge = int64_t(32) << 20;
   constexpr uintptr_t kPage = uintptr_t(2) << 20;
   const auto at = reinterpret_cast<uintptr_t>(array);
   const uintptr_t begin = (at + kPage - 1) / kPage * kPage, end = (at + bytes) / kPage * kPage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may be refused
+  if (bytes >= kLarge) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may be refused
 #else
   (void)array, (void)bytes;
 #endif
