@@ -55,12 +55,7 @@ static __global__ void __launch_bounds__(kDotsThreads) dots(DotsCall<A, M> call)
         Part part[kEntries];
         A by[kPer];
         RANVIER_UNROLL
-        for (int e = 0; e < kEntries; ++e) {
-          if (named[e])
-            part[e].template load<Cache::pass>(rows[e] + column, lane, columns - column);
-          else
-            part[e].clear();
-        }
+        for (int e = 0; e < kEntries; ++e) part[e].template load<Cache::pass>(rows[e] + column, lane, columns - column);
         Wide<A, M, kWhole, kLanes>::load(g + column, lane, columns - column, by);
         RANVIER_UNROLL
         for (int e = 0; e < kEntries; ++e) {
@@ -73,7 +68,7 @@ static __global__ void __launch_bounds__(kDotsThreads) dots(DotsCall<A, M> call)
     }
     __syncwarp();
     const int e = spread_sums<kLanes>(sums, lane);
-    // g may not be finite where a slot names nothing
+    // where a slot names nothing the sum is that of row 0
     const bool good = e == 0 ? named[0] : e == 1 ? named[1] : e == 2 ? named[2] : named[3];
     if (lane % (kLanes / 4) == 0 && s0 + e < slots) call.out[list * z.s + s0 + e] = good ? sums[0] : A(0);
   }

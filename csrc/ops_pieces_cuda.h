@@ -16,9 +16,9 @@ template <Cache kCache>
 __device__ __forceinline__ uint4 load_16(const void* place) {
   uint4 x;
   if constexpr (kCache == Cache::pass)
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "l"(place));
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+        : "l"(place));
   else
     x = __ldg(static_cast<const uint4*>(place));
   return x;
