@@ -70,7 +70,10 @@ def programs(n, columns, batch, activity, dtype):
     return {
         "forward": {
             "dense": (lambda s, w: dense(s.astype(w.dtype), w), (spikes, matrix)),
-            "ours": (lambda *x: primitives.gather(*x[:3], x[3][None])[0], (value, ids, n_spikes, matrix)),
+            "ours": (
+                lambda value, ids, n, w: primitives.gather(value, ids, n, w[None])[0],
+                (value, ids, n_spikes, matrix),
+            ),
         },
         "matrix gradient": {
             "dense": (lambda s, g: dense(s.T, g), (spikes, g)),

@@ -234,9 +234,9 @@ def test_spikes(n, capacity, dtype, threshold, x64):
     high = np.round(r.uniform(0.8, 1.2, shape), 1).astype(dtype)
     for low_shape in (shape, (1, 1)):
         low = np.round(r.uniform(0.3, 0.9, low_shape), 1).astype(dtype)
-        full = [np.broadcast_to(x, state.shape) for x in (high, low)]
+        every_high, every_low = (np.broadcast_to(x, state.shape) for x in (high, low))
         got = primitives.spikes(jnp.asarray(state), jnp.asarray(high), jnp.asarray(low), capacity)
-        for x, wanted in zip(got, loops_spikes(state, *full, capacity), strict=True):
+        for x, wanted in zip(got, loops_spikes(state, every_high, every_low, capacity), strict=True):
             np.testing.assert_array_equal(np.asarray(x).reshape(wanted.shape), wanted)
 
 
