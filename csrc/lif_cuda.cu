@@ -187,7 +187,7 @@ void launch_gather_from(const Work<R>& w, int32_t k, cudaStream_t stream, Launch
   l.check(allow_shared(gather<R, kParameters, kFar>, p.bytes));
   const dim3 grid(static_cast<unsigned>(p.tiles * p.workers), static_cast<unsigned>(p.groups),
                   static_cast<unsigned>(w.c.n_sets));
-  gather<R, kParameters, kFar><<<grid, kWarp * kGatherWarps, p.bytes, stream>>>(w, k), l.check();
+  gather<R, kParameters, kFar><<<grid, p.owners * kTile, p.bytes, stream>>>(w, k), l.check();
 }
 
 template <class R, bool kParameters>

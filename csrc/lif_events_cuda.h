@@ -95,9 +95,11 @@ __global__ void __launch_bounds__(kWarp* kSortWarps) sort_events(Work<R> w, bool
   const int32_t tid = threadIdx.x, lane = tid % kWarp, warp = tid / kWarp, threads = blockDim.x,
                 warps = threads / kWarp;
   const int32_t sources = w.plan.sources, inputs = static_cast<int32_t>(c.n_inputs);
-  const int64_t table = (s * gridDim.x + cell) * (sources + 1);
-  int32_t* starts = w.starts + table;
-  int32_t* cursors = in_shared ? reinterpret_cast<int32_t*>(shared) : w.cursors + table;  // (warps, sources)
+  const Plan& p = w.plan;
+  int32_t* borders = w.borders + (s * gridDim.x + cell) * p.groups * (p.owners + 1);
+  // (warps, sources)
+  int32_t* cursors =
+      in_shared ? reinterpret_cast<int32_t*>(shared) : w.cursors + (s * gridDim.x + cell) * int64_t(sources);
   const R* time = c.time + s * c.n_events;
   const int32_t* channel = c.channel + s * c.n_events;
   const int32_t* spike_step = c.spike_step + s * c.capacity;
@@ -162,7 +164,6 @@ __global__ void __launch_bounds__(kWarp* kSortWarps) sort_events(Work<R> w, bool
       before += totals[q];
     }
     if (mine < sources) {
-      starts[mine] = at;
       for (int32_t q = 0; q < warps; ++q) {
         const int32_t here = cursors[q * sources + mine];
         cursors[q * sources + mine] = at;
@@ -171,7 +172,17 @@ __global__ void __launch_bounds__(kWarp* kSortWarps) sort_events(Work<R> w, bool
     }
     __syncthreads();
   }
-  if (tid == 0) starts[sources] = before;
+
+  // The events of a group of sources in pieces of nearly the same length, one an owner; no source is cut. What warp 0
+  // has not yet placed anything by are the places where the sources begin.
+  const auto start_of = [&](int32_t x) { return x < sources ? cursors[x] : before; };
+  for (int32_t j = tid; j < p.groups * (p.owners + 1); j += threads) {
+    const int32_t group = j / (p.owners + 1), q = j % (p.owners + 1);
+    const int32_t g0 = min(group * p.group, sources), g1 = min(g0 + p.group, sources), start = start_of(g0);
+    const int32_t aim = start + static_cast<int32_t>(int64_t(start_of(g1) - start) * q / p.owners);
+    borders[j] = start_of(first_from(g0, g1, aim, [&](int32_t x) { return int64_t(start_of(x)); }));
+  }
+  __syncthreads();
 
   const int64_t row = s * (c.n_events + (c.recurrent ? c.capacity : 0));
   for (int32_t a = first; a < last; a += kWarp) {

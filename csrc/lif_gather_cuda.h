@@ -6,7 +6,7 @@ namespace ranvier {
 namespace lif {
 
 constexpr int kGather = 4;                // events whose adjoints are fetched together
-constexpr int32_t kNowhere = 0x20000000;  // a step behind every window, even twice
+constexpr int32_t kNowhere = 0x20000000;  // a row behind every window, even twice
 
 // Delays as `gather` reads them: a tile's sources in a row; too long ones point behind every window.
 template <class R>
@@ -33,6 +33,51 @@ struct alignas(kSums * sizeof(R)) Sums {
   R x[kSums];
 };
 
+// The units of a worker that have events, one after another; the same for all threads of a block, each warp for itself.
+// Runs of windows are dealt in turn, those of the first steps first.
+template <class R>
+struct Units {
+  const Work<R>& w;
+  const int32_t* borders;  // of the first sample of the set, this chunk and this group of sources
+  int32_t worker, total, base;
+  int32_t sample, window;  // the unit of this lane; sample of the set
+  unsigned left;           // lanes whose units are still to come
+  __device__ __forceinline__ Units(const Work<R>& w, const int32_t* borders, int32_t worker)
+      : w(w), borders(borders), worker(worker), base(0) {
+    const int32_t runs = w.plan.runs * static_cast<int32_t>(w.c.per_set);
+    total = worker < runs ? ((runs - worker - 1) / w.plan.workers + 1) * w.plan.run : 0;
+    look();
+  }
+  __device__ __forceinline__ const int32_t* borders_of(int32_t s, int32_t at) const {
+    const Plan& p = w.plan;
+    return borders + (int64_t(s) * w.n_chunks * p.windows + at) * (p.groups * (p.owners + 1));
+  }
+  __device__ __forceinline__ void look() {
+    const Plan& p = w.plan;
+    const int32_t at = base + static_cast<int32_t>(threadIdx.x) % kWarp, per_set = static_cast<int32_t>(w.c.per_set);
+    const int32_t run = worker + at / p.run * p.workers;
+    sample = run % per_set, window = run / per_set * p.run + at % p.run;
+    bool some = at < total && window < p.windows;
+    if (some) {
+      const int32_t* own = borders_of(sample, window);
+      some = own[0] < own[p.owners];
+    }
+    left = __ballot_sync(kAll, some);
+  }
+  // Whether there is another one.
+  __device__ __forceinline__ bool next(int32_t& s, int32_t& at) {
+    while (left == 0) {
+      base += kWarp;
+      if (base >= total) return false;
+      look();
+    }
+    const int lane = __ffs(left) - 1;
+    left &= left - 1;
+    s = __shfl_sync(kAll, sample, lane), at = __shfl_sync(kAll, window, lane);
+    return true;
+  }
+};
+
 // What a thread of `gather` knows of its block's work.
 template <class R, int kSums>
 struct Gather {
@@ -44,16 +89,19 @@ struct Gather {
   Sent<R>* stage;           // (kTile,) events of this owner, shared
   const char* rows;         // Four<R> (rows, kTile) of this target, shared
   const Four<R>* adjoints;  // (circle, N) of this target
-  const Event<R>* sorted;
+  const Event<R>* sorted;   // of the set
   const int32_t* source_of;
-  int32_t from, to;       // events of this owner
-  int32_t t0, slot, end;  // first step of the window, its place in the circle, first row behind its adjoints
+  int64_t row, next_row;                 // events of the sample; of that of the unit after this one
+  int32_t from, to, next_from, next_to;  // events of this owner; of it in the unit after this one
+  Event<R> event;  // that this lane prepares next for its owner, and its source; -1: none, it touches nothing
+  int32_t source;
+  int32_t t0, count, head, ring;  // first step of the window; its steps; its place in the ring; rows of the ring
+  int32_t slot, end;              // far: its place in the circle, first row behind its adjoints
   int32_t first_source, sources;
 
-  // The event that this lane prepares for its owner; behind the last one, one that touches nothing.
-  __device__ __forceinline__ void fetch(int32_t e, Event<R>& x, int32_t& source) const {
-    x = {R(0), t0 + kNowhere}, source = -1;
-    if (e < to) x = sorted[e], source = source_of[e];
+  __device__ __forceinline__ void fetch(int64_t row, int32_t e, int32_t to) {
+    event = {R(0), kNowhere}, source = -1;
+    if (e < to) event = sorted[row + e], source = source_of[row + e];
   }
   template <bool kFar, bool kNear>
   __device__ __forceinline__ void take(int32_t lane, int32_t owner) {
@@ -61,17 +109,19 @@ struct Gather {
     const int32_t inputs = static_cast<int32_t>(w.c.n_inputs), circle = w.circle, n = static_cast<int32_t>(w.c.n);
     int32_t longest = to - from;
     for (int o = kTile; o < kWarp; o *= 2) longest = max(longest, __shfl_xor_sync(kAll, longest, o));
-    Event<R> next;
-    int32_t source;
-    fetch(from + lane, next, source);
+    if (longest <= 0) fetch(next_row, next_from + lane, next_to);
     for (int32_t done = 0; done < longest; done += kTile) {
       const int32_t place = (source < 0 ? sources + owner : source - first_source) * int32_t(kTile * sizeof(Event<R>));
+      const int32_t at = event.step - t0;
       __syncwarp();
-      stage[lane] = Sent<R>{next.offset, next.step - t0, place, source >= inputs};
+      stage[lane] =
+          Sent<R>{event.offset, static_cast<uint32_t>(at) < static_cast<uint32_t>(count) ? at + head : kNowhere, place,
+                  source >= inputs};
       __syncwarp();
-      fetch(from + done + kTile + lane, next, source);
-      const int32_t count = min(kTile, longest - done);
-      for (int32_t e = 0; e < count; e += kGather) {
+      const bool last = done + kTile >= longest;  // then those of the unit after this one
+      fetch(last ? next_row : row, (last ? next_from : from + done + kTile) + lane, last ? next_to : to);
+      const int32_t staged = min(kTile, longest - done);
+      for (int32_t e = 0; e < staged; e += kGather) {
         uint32_t places[kGather];
         R h[kGather];
         Four<R> l[kGather];
@@ -87,13 +137,15 @@ struct Gather {
         for (int u = 0; u < kGather; ++u) {
           int32_t ahead;
           land(sent[u].offset, delay[u].step, delay[u].offset, dt, sent[u].least, ahead, h[u]);
-          const uint32_t row = min(static_cast<uint32_t>(sent[u].row + ahead), static_cast<uint32_t>(end));
+          uint32_t row = static_cast<uint32_t>(sent[u].row + ahead);
           if constexpr (kFar) {
+            row = min(row, static_cast<uint32_t>(end));
             int32_t at = slot + static_cast<int32_t>(row);
             if (at >= circle) at -= circle;
             l[u] = Four<R>{0, 0, 0, 0};
             if (row < static_cast<uint32_t>(end)) l[u] = adjoints[int64_t(at) * n];
           } else {
+            row = min(min(row, row - static_cast<uint32_t>(ring)), static_cast<uint32_t>(ring));  // zeros lie there
             l[u] = *reinterpret_cast<const Four<R>*>(rows + row * uint32_t(kTile * sizeof(Four<R>)));
           }
         }
@@ -120,7 +172,7 @@ struct Gather {
 // The sums of synapses over the events of chunk `k`: one block a (8 targets, worker), group of sources and set. The
 // events of a unit by source are cut into pieces of nearly the same length, but no source is cut: a sum has one owner.
 template <class R, bool kParameters, bool kFar>
-__global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 && !(kParameters && kFar) ? 2 : 1)
+__global__ void __launch_bounds__(sizeof(R) == 4 && !(kParameters && kFar) ? kOwners * kTile : kOwners * kTile / 2, 1)
     gather(Work<R> w, int32_t k) {
   extern __shared__ char shared[];
   constexpr int kSums = kParameters ? 4 : 2;
@@ -129,66 +181,108 @@ __global__ void __launch_bounds__(kWarp* kGatherWarps, sizeof(R) == 4 && !(kPara
   const Plan& p = w.plan;
   const int32_t tid = threadIdx.x, lane = tid % kTile, owner = tid / kTile, n = static_cast<int32_t>(c.n);
   const int32_t tile = blockIdx.x % p.tiles, worker = blockIdx.x / p.tiles, target = tile * kTile + lane;
-  const int64_t set = blockIdx.z, clamped = min(target, n - 1);
-  const int32_t g0 = blockIdx.y * p.group, g1 = min(g0 + p.group, p.sources);
-  const int32_t last = static_cast<int32_t>(c.n_steps), circle = w.circle;
+  const int64_t set = blockIdx.z, clamped = min(target, n - 1), per_set = c.per_set;
+  const int32_t g0 = blockIdx.y * p.group, g1 = min(g0 + p.group, p.sources), owners = p.owners;
+  const int32_t first = k * w.chunk, behind = first + w.chunk, circle = w.circle, base = first % circle;
+  const int32_t last = min(static_cast<int32_t>(c.n_steps), first + circle);  // no adjoints from there on
+  const bool newest = k == w.n_chunks - 1;
+  const int32_t table = p.groups * (owners + 1);
+  Units<R> units(
+      w, w.borders + (set * per_set * w.n_chunks + k) * p.windows * table + int64_t(blockIdx.y) * (owners + 1), worker);
+  int32_t s, window;
+  bool some = units.next(s, window);
+  if (!some && !newest) return;  // silence adds nothing
+
   Four<R>* rows = reinterpret_cast<Four<R>*>(shared);
   Sum* sums = reinterpret_cast<Sum*>(rows + (kFar ? 0 : (p.rows + 1) * kTile));
-  Sent<R>* stage = reinterpret_cast<Sent<R>*>(sums + (p.group + kOwners) * kTile);
-
+  Sent<R>* stage = reinterpret_cast<Sent<R>*>(sums + (p.group + owners) * kTile);
   Gather<R, kSums> g{w, membrane(c, set * n + clamped)};
   g.rate2 = g.m.rate_syn * R(1.4426950408889634);
   g.delays =
       reinterpret_cast<const char*>(w.delays + ((set * p.tiles + tile) * (p.sources + kOwners) + g0) * kTile + lane);
   g.sums = reinterpret_cast<char*>(sums + lane), g.rows = reinterpret_cast<const char*>(rows + lane);
   g.stage = stage + owner * (kTile + 1);  // one more: owners read other banks
-  g.first_source = g0, g.sources = g1 - g0;
+  g.first_source = g0, g.sources = g1 - g0, g.ring = p.rows;
+  g.sorted = w.sorted, g.source_of = w.source_of;
   const bool near = near_for_all(g.m, c.dt, 2);
-  for (int32_t q = tid; q < (p.group + kOwners) * kTile; q += kWarp * kGatherWarps) sums[q] = Sum{};
+  for (int32_t q = tid; q < (p.group + owners) * kTile; q += owners * kTile) sums[q] = Sum{};
+  if constexpr (!kFar)
+    if (tid < kTile) rows[p.rows * kTile + tid] = Four<R>{0, 0, 0, 0};
 
-  const int32_t per_set = static_cast<int32_t>(c.per_set), units = per_set * p.windows;
-  for (int32_t unit = worker; unit < units; unit += p.workers) {
-    const int32_t window = unit / per_set, t0 = k * w.chunk + window * p.window;
-    const int32_t t1 = min(min(t0 + p.window, (k + 1) * w.chunk), last);
-    const int64_t s = set * per_set + unit % per_set;
-    __syncthreads();  // all are done with the unit before
-    if (t0 >= t1) continue;
-    g.t0 = t0, g.slot = t0 % circle, g.end = min(t1 + p.reach, last) - t0;
-    const Four<R>* buckets = w.buckets + s * circle * n;
-    if constexpr (kFar) {
-      g.adjoints = buckets + clamped;
-    } else {
-      if (target < n)
-        for (int32_t row = owner; row < g.end; row += kOwners) {
-          const int32_t at = g.slot + row;
-          copy(rows + row * kTile + lane, buckets + int64_t(at >= circle ? at - circle : at) * n + target);
-        }
-      close_group();
-      if (tid < kTile) rows[g.end * kTile + tid] = Four<R>{0, 0, 0, 0};
+  const int64_t events = c.n_events + (c.recurrent ? c.capacity : 0);
+  // Asks for the adjoints of steps [t, end) of sample `s`, from place `at` of the ring on, which may be one turn ahead.
+  const auto bring = [&](int32_t s, int32_t t, int32_t end, int32_t at) {
+    if (target >= n) return;
+    const Four<R>* buckets = w.buckets + (set * per_set + s) * circle * n + target;
+    at += owner;
+    for (t += owner; t < end; t += owners, at += owners) {
+      if (at >= p.rows) at -= p.rows;
+      Four<R>* to = rows + at * kTile + lane;
+      const int32_t slot = base + t - first;
+      if (t < last)
+        copy(to, buckets + int64_t(slot >= circle ? slot - circle : slot) * n);
+      else
+        *to = Four<R>{0, 0, 0, 0};
     }
-    const int32_t* starts = w.starts + ((s * w.n_chunks + k) * p.windows + window) * (p.sources + 1);
-    const int64_t row = s * (c.n_events + (c.recurrent ? c.capacity : 0));
-    g.sorted = w.sorted + row, g.source_of = w.source_of + row;
-    const int32_t begin = starts[g0], count = starts[g1] - begin;
-    auto border = [&](int32_t q) {
-      const int32_t e = begin + static_cast<int32_t>(int64_t(count) * q / kOwners);
-      return e > begin && e < begin + count ? starts[g.source_of[e - 1] + 1] : e;
-    };
-    g.from = border(owner), g.to = border(owner + 1);
-    if constexpr (!kFar) {
+  };
+  const auto borders = [&](bool some, int32_t s, int32_t window) {
+    g.next_from = g.next_to = 0, g.next_row = (set * per_set + s) * events;
+    if (some) {
+      const int32_t* own = units.borders_of(s, window) + owner;
+      g.next_from = own[0], g.next_to = own[1];
+    }
+  };
+
+  int32_t t0 = first + window * p.window, brought = t0;  // adjoints of this window are there, or asked for, before that
+  g.head = 0;
+  borders(some, s, window);
+  g.fetch(g.next_row, g.next_from + lane, g.next_to);
+  while (some) {
+    const int32_t t1 = min(t0 + p.window, behind), end = t1 + p.reach + kSlack;
+    g.t0 = t0, g.count = t1 - t0, g.from = g.next_from, g.to = g.next_to, g.row = g.next_row;
+    const int32_t s_before = s;
+    const int32_t window_before = window;
+    some = units.next(s, window);
+    borders(some, s, window);
+    const int32_t next_t0 = first + window * p.window;
+    int32_t next_head = 0, next_brought = next_t0;
+    if constexpr (kFar) {
+      __syncthreads();  // all are done with the unit before
+      g.slot = base + t0 - first, g.end = min(end, last) - t0;
+      g.adjoints = w.buckets + (set * per_set + s_before) * circle * n + clamped;
+    } else {
       arrived<0>();
-      __syncthreads();
+      __syncthreads();  // all are done with the unit before, and what they brought is there
+      if (brought < end) {
+        const int32_t at = g.head + brought - t0;
+        bring(s_before, brought, end, at >= p.rows ? at - p.rows : at), close_group();
+        arrived<0>();
+        __syncthreads();
+      }
+      if (some) {
+        // in the same run, rows that this unit has are kept, else the next one's lie behind them
+        const bool joined = s == s_before && window > window_before && next_t0 < end;
+        const int32_t skipped = joined ? next_t0 - t0 : end - t0, next_t1 = min(next_t0 + p.window, behind);
+        if (joined) next_brought = end;
+        next_head = g.head + skipped;
+        if (next_head >= p.rows) next_head -= p.rows;
+        const int32_t start = next_brought;
+        int32_t at = next_head + start - next_t0;
+        if (at >= p.rows) at -= p.rows;
+        next_brought = max(start, min(next_t1 + p.reach + kSlack, next_t0 + p.rows - skipped));
+        bring(s, start, next_brought, at), close_group();
+      }
     }
     if (near)
       g.template take<kFar, true>(lane, owner);
     else
       g.template take<kFar, false>(lane, owner);
+    t0 = next_t0, brought = next_brought, g.head = next_head;
   }
   __syncthreads();
   if (target >= n) return;
   Sum* out = reinterpret_cast<Sum*>(w.sums) + ((worker * c.n_sets + set) * p.sources + g0) * n + target;
-  const bool newest = k == w.n_chunks - 1;
-  for (int32_t source = owner; source < g1 - g0; source += kOwners) {
+  for (int32_t source = owner; source < g1 - g0; source += owners) {
     Sum total = sums[source * kTile + lane];
     if (!newest) {
       const Sum before = out[int64_t(source) * n];

@@ -61,8 +61,8 @@ struct Work {
   // backward
   Plan plan;               // of gather; below, sources are the inputs, then the neurons
   int32_t* spike_segment;  // (S, n_chunks + 1) first record of each chunk
-  int32_t* starts;         // (S, n_chunks, windows, sources + 1) events of a window by source
-  int32_t* cursors;        // as starts, where shared memory is too small: place to write next
+  int32_t* borders;        // (S, n_chunks, windows, groups, owners + 1) events of a window: first of each owner
+  int32_t* cursors;        // (S, n_chunks, windows, sources), where shared memory is too small: place to write next
   Event<R>* sorted;        // (S, E + C) input events and spikes of a window by source
   int32_t* source_of;      // (S, E + C) their sources
   Event<R>* delays;        // (P, tiles, sources + kOwners, kTile) zero where there is no synapse
@@ -117,9 +117,9 @@ size_t arrange(const Call<R>& c, void* scratch, bool backward, Work<R>& w) {
     layout.take(w.spike_segment, s * (chunks + 1));
     w.plan = plan_gather(c, w.chunk, w.slots, most_shared());
     const size_t sources = w.plan.sources, events = s * (c.n_events + (c.recurrent ? c.capacity : 0));
-    const size_t table = s * chunks * w.plan.windows * (sources + 1);
-    layout.take(w.starts, table);
-    if (!sorts_in_shared(sources)) layout.take(w.cursors, table);
+    const size_t cells = s * chunks * w.plan.windows;
+    layout.take(w.borders, cells * w.plan.groups * (w.plan.owners + 1));
+    if (!sorts_in_shared(sources)) layout.take(w.cursors, cells * sources);
     layout.take(w.sorted, events), layout.take(w.source_of, events);
     layout.take(w.delays, p * w.plan.tiles * (sources + kOwners) * kTile);
     layout.take(w.sums, w.plan.workers * (in + rec) * (c.parameters ? 4 : 2));

@@ -164,13 +164,16 @@ def test_float32(scheme):
 
 
 def test_same_bits_twice_and_in_an_ensemble():
+    """On a GPU the number of blocks that share a network's samples, and with it the order of sums, depends on both."""
     p, time, channel = problem(9, b=20, m=30, n=35, dtype=np.float32)
     of = jax.grad(lambda p: loss(p, time, channel)[0])
     first, second = jax.jit(of)(p), jax.jit(of)(p)
     third = jax.jit(jax.vmap(of))(jax.tree.map(lambda x: jnp.stack([x, x]), p))
+    rounding = 0.0 if jax.default_backend() == "cpu" else 2e-6
     for a, b, c in zip(*map(jax.tree.leaves, (first, second, third)), strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, c[1])
+        np.testing.assert_array_equal(c[0], c[1])
+        np.testing.assert_allclose(a, c[1], rtol=0, atol=rounding * np.abs(a).max())
 
 
 def test_no_matrix_of_delays_outside():
