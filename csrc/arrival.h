@@ -17,7 +17,7 @@ inline namespace RANVIER_TARGET {
 constexpr double kNearest = 0.55;  // wide enough for dt = tau_syn / 4 and arrivals two steps back
 
 // exp(x) for any x (clamped where it would overflow): x = k log 2 + r, a polynomial in r, the exponent set by hand.
-RANVIER_HD float exp_far(float x) {
+RANVIER_LANE float exp_far(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
 #else
@@ -40,7 +40,7 @@ RANVIER_HD float exp_far(float x) {
   return p * scale;
 #endif
 }
-RANVIER_HD double exp_far(double x) {
+RANVIER_LANE double exp_far(double x) {
 #if defined(__CUDA_ARCH__)
   return exp(x);
 #else
@@ -74,7 +74,7 @@ RANVIER_HD double exp_far(double x) {
 }
 
 // phi(x) = (exp(x) - 1) / x for |x| < kNearest, to rounding.
-RANVIER_HD float phi_near(float x) {
+RANVIER_LANE float phi_near(float x) {
   float p = 1.f / 40320;
   p = p * x + 1.f / 5040;
   p = p * x + 1.f / 720;
@@ -84,7 +84,7 @@ RANVIER_HD float phi_near(float x) {
   p = p * x + 0.5f;
   return p * x + 1.f;
 }
-RANVIER_HD double phi_near(double x) {
+RANVIER_LANE double phi_near(double x) {
   double p = 1. / 1307674368000.;
   p = p * x + 1. / 87178291200.;
   p = p * x + 1. / 6227020800.;
@@ -103,7 +103,7 @@ RANVIER_HD double phi_near(double x) {
 }
 
 // phi'(x) for |x| < kNearest: sum of (n + 1) x^n / (n + 2)!
-RANVIER_HD float phi_slope_near(float x) {
+RANVIER_LANE float phi_slope_near(float x) {
   float p = 8.f / 362880;
   p = p * x + 7.f / 40320;
   p = p * x + 6.f / 5040;
@@ -113,7 +113,7 @@ RANVIER_HD float phi_slope_near(float x) {
   p = p * x + 2.f / 6;
   return p * x + 0.5f;
 }
-RANVIER_HD double phi_slope_near(double x) {
+RANVIER_LANE double phi_slope_near(double x) {
   double p = 14. / 1307674368000.;
   p = p * x + 13. / 87178291200.;
   p = p * x + 12. / 6227020800.;
@@ -131,14 +131,14 @@ RANVIER_HD double phi_slope_near(double x) {
 }
 
 template <bool kNear, class R>
-RANVIER_HD R exp_of(R x) {
+RANVIER_LANE R exp_of(R x) {
   if (kNear) return 1 + x * phi_near(x);
   return exp_far(x);
 }
 
 // q(h) of Eq. 2; h where c = 0.
 template <bool kNear, class R>
-RANVIER_HD R q_of(R h, R c) {
+RANVIER_LANE R q_of(R h, R c) {
   const R x = c * h;
   if (kNear) return h * phi_near(x);
   const bool near = x < R(kNearest) && x > R(-kNearest);
@@ -148,7 +148,7 @@ RANVIER_HD R q_of(R h, R c) {
 
 // dq/dc = h^2 phi'(c h).
 template <bool kNear, class R>
-RANVIER_HD R q_slope_c(R h, R c) {
+RANVIER_LANE R q_slope_c(R h, R c) {
   const R x = c * h;
   if (kNear) return h * h * phi_slope_near(x);
   const bool near = x < R(kNearest) && x > R(-kNearest);
@@ -159,7 +159,7 @@ RANVIER_HD R q_slope_c(R h, R c) {
 
 // A time as whole steps and the offset in the last.
 template <class R>
-RANVIER_HD void split_time(R time, R dt, int32_t& step, R& offset) {
+RANVIER_LANE void split_time(R time, R dt, int32_t& step, R& offset) {
   const R steps = std::floor(time / dt);
   step = static_cast<int32_t>(steps);
   offset = time - steps * dt;
@@ -168,7 +168,7 @@ RANVIER_HD void split_time(R time, R dt, int32_t& step, R& offset) {
 // Where the arrival of a spike at `offset` in its step falls: `ahead` steps later, h before the end of that step
 // (Eq. 15). `least` is 0 for inputs, 1 for recurrent spikes, which never enter their own step.
 template <class R>
-RANVIER_HD void land(R offset, int32_t d_step, R d_offset, R dt, int32_t least, int32_t& ahead, R& h) {
+RANVIER_LANE void land(R offset, int32_t d_step, R d_offset, R dt, int32_t least, int32_t& ahead, R& h) {
   const R x = offset + d_offset;
   // both parts are at most dt to rounding, so x / dt is at most 2
   const int32_t to = d_step + (x >= dt ? 1 : 0) + (x >= 2 * dt ? 1 : 0);
@@ -178,25 +178,25 @@ RANVIER_HD void land(R offset, int32_t d_step, R d_offset, R dt, int32_t least, 
 
 // What an arrival of weight 1 adds to JI, and its q; weight w adds (w f, w f y, w f y^2) to its bucket (Eq. 5).
 template <bool kNear, class R>
-RANVIER_HD void arrive(R h, R rate, R c, R& f, R& y) {
+RANVIER_LANE void arrive(R h, R rate, R c, R& f, R& y) {
   f = exp_of<kNear>(-h * rate);
   y = q_of<kNear>(h, c);
 }
 
 // Eq. 30, with the adjoints (la, lb, lc) of the bucket's three moments: dL/dw, and dL/dx per weight 1.
 template <class R>
-RANVIER_HD R slope_of_weight(R f, R y, R la, R lb, R lc) {
+RANVIER_LANE R slope_of_weight(R f, R y, R la, R lb, R lc) {
   return f * (la + y * (lb + y * lc));
 }
 template <class R>
-RANVIER_HD R slope_of_time(R f, R y, R rate, R c, R la, R lb, R lc) {
+RANVIER_LANE R slope_of_time(R f, R y, R rate, R c, R la, R lb, R lc) {
   const R grow = 1 + c * y;  // dq/dh
   return f * (la * rate + lb * (y * rate - grow) + lc * y * (y * rate - 2 * grow));
 }
 
 // The same for c at fixed rate, per weight 1; that for the rate 1/tau_syn at fixed c is -h slope_of_weight.
 template <bool kNear, class R>
-RANVIER_HD R slope_of_c(R f, R y, R h, R c, R lb, R lc) {
+RANVIER_LANE R slope_of_c(R f, R y, R h, R c, R lb, R lc) {
   return f * (lb + 2 * y * lc) * q_slope_c<kNear>(h, c);
 }
 

@@ -1,12 +1,15 @@
-// Code for both targets: under nvcc a function marked RANVIER_HD is compiled for the host and the device.
+// Code for both targets: under nvcc a function marked RANVIER_HD is compiled for the host and the device. RANVIER_LANE
+// marks those that stand in loops over lanes: what the host compiler leaves as a call there keeps it from vectorising.
 #pragma once
 #include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
 #define RANVIER_HD __host__ __device__ __forceinline__
+#define RANVIER_LANE RANVIER_HD
 #else
 #define RANVIER_HD inline
+#define RANVIER_LANE inline __attribute__((always_inline))
 #endif
 #if defined(__CUDA_ARCH__)
 #define RANVIER_UNROLL _Pragma("unroll")

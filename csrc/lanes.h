@@ -9,6 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "host_device.h"
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace ranvier {
 namespace RANVIER_NS {
 
@@ -109,16 +115,43 @@ inline void from_quads(const R* quads, R* a, R* b) {
     pick<R, 2, 3, 6, 7>(low, high, wide(b + l));
   }
 }
+// A register of the quads at x + at[0], x + at[4] and so on, brought together without a way through memory.
 template <class R>
-inline void from_quads(const R* quads, R* a, R* b, R* q) {
-  typename Wide<R>::type low, high;
+inline void quads_at(const R* x, const uint32_t* at, typename Wide<R>::type& to) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(R) == 4) {  // with a mask of all: without one, a header of GCC 12 warns of itself
+    to = _mm512_castps128_ps512(_mm_load_ps(x + at[0]));
+    to = _mm512_maskz_insertf32x4(0xffff, to, _mm_load_ps(x + at[4]), 1);
+    to = _mm512_maskz_insertf32x4(0xffff, to, _mm_load_ps(x + at[8]), 2);
+    to = _mm512_maskz_insertf32x4(0xffff, to, _mm_load_ps(x + at[12]), 3);
+  } else {
+    to = _mm512_castpd256_pd512(_mm256_load_pd(x + at[0]));
+    to = _mm512_maskz_insertf64x4(0xff, to, _mm256_load_pd(x + at[4]), 1);
+  }
+#else
+#if defined(__AVX__)
+  if constexpr (sizeof(R) == 4)
+    to = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_load_ps(x + at[0])), _mm_load_ps(x + at[4]), 1);
+  else
+#endif
+    to = quad(x + at[0]);
+#endif
+}
+// Quads at x + at[l] for lane l to lanes a, b, q.
+template <class R>
+inline void from_quads(const R* x, const uint32_t* at, R* a, R* b, R* q) {
+  typename Wide<R>::type q0, q1, q2, q3, low, high, low_q, high_q;
   constexpr int n = Wide<R>::kN;
-  from_quads(quads, a, b);
   for (int l = 0; l < kLanes; l += n) {
-    const R* const x = quads + 4 * l;
-    pick<R, 2, 6, 2, 6>(wide(x), wide(x + n), low);
-    pick<R, 2, 6, 2, 6>(wide(x + 2 * n), wide(x + 3 * n), high);
-    pick<R, 0, 1, 4, 5>(low, high, wide(q + l));
+    quads_at(x, at + l, q0), quads_at(x, at + l + 1, q1);
+    quads_at(x, at + l + 2, q2), quads_at(x, at + l + 3, q3);
+    pick<R, 0, 4, 1, 5>(q0, q1, low);
+    pick<R, 0, 4, 1, 5>(q2, q3, high);
+    pick<R, 2, 6, 2, 6>(q0, q1, low_q);
+    pick<R, 2, 6, 2, 6>(q2, q3, high_q);
+    pick<R, 0, 1, 4, 5>(low, high, wide(a + l));
+    pick<R, 2, 3, 6, 7>(low, high, wide(b + l));
+    pick<R, 0, 1, 4, 5>(low_q, high_q, wide(q + l));
   }
 }
 
@@ -128,6 +161,15 @@ inline void from_quads(const R* quads, R* a, R* b, R* q) {
 #else
 #define RANVIER_LANES _Pragma("GCC ivdep")
 #endif
+
+// A hot loop in a function of its own: where compilers merge several, they leave some without vectors.
+#define RANVIER_APART __attribute__((noinline))
+
+// Asks for the numbers of a block's lanes, to be read soon.
+template <class T>
+RANVIER_LANE void fetch(const T* x) {
+  for (size_t at = 0; at < kLanes; at += 64 / sizeof(T)) __builtin_prefetch(x + at);
+}
 
 // Memory on a cache line's boundary; what it holds is not kept when it grows.
 template <class R>

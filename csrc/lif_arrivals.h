@@ -30,7 +30,7 @@ struct Sent {
   int32_t slot;
   R offset, decay, q, back;
 
-  static void form(R rate, R c, R offset, R& decay, R& q, R& back) {
+  static RANVIER_LANE void form(R rate, R c, R offset, R& decay, R& q, R& back) {
     decay = exp_far(offset * rate);
     q = q_of<false>(offset, c);
     back = 1 / (1 + c * q);
@@ -102,6 +102,14 @@ struct Targets {
     near = synapses.near + 2 * place, far = synapses.far + 2 * place, at = synapses.at + place;
     constant = p.of(block);
   }
+  // The synapses of source j, from those of source 0.
+  Targets of(int64_t j) const {
+    Targets to = *this;
+    to.near += 2 * j * kLanes, to.far += 2 * j * kLanes, to.at += j * kLanes;
+    return to;
+  }
+  // What `land` reads, but far.
+  void fetch_places() const { fetch(near + kLanes), fetch(at); }
 };
 
 // The arrivals of some spikes in some blocks.
@@ -111,11 +119,9 @@ class Batch {
   // A spike as number x of the batch: its moments (Eq. 5), and where in the block's part of the ring they go. `kLeast`
   // is 0 for inputs, 1 for recurrent spikes, which never enter their own step.
   template <int kLeast>
-  void send(int x, const Problem<R>& p, const Targets<R> to, const Sent<R> sent) {
+  void send(int x, int32_t slots, R dt, const Targets<R> to, const Sent<R> sent) {
     alignas(64) R a[kLanes], b[kLanes], q[kLanes];
     uint32_t* const at = at_ + x * kLanes;
-    const int32_t slots = p.slots;
-    const R dt = p.dt;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
       R f, y, h;
@@ -140,11 +146,9 @@ class Batch {
 
   // Backwards: where the buckets of a spike lie, and what belongs to the spike in Eq. 30; h on demand.
   template <int kLeast, bool kTimes>
-  void place(int x, const Problem<R>& p, const Targets<R> to, const Sent<R> sent) {
+  void place(int x, int32_t slots, R dt, const Targets<R> to, const Sent<R> sent) {
     R *f = f_ + x * kLanes, *y = y_ + x * kLanes, *h = h_ + x * kLanes;
     uint32_t* const at = at_ + x * kLanes;
-    const int32_t slots = p.slots;
-    const R dt = p.dt;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
       R here;
@@ -154,19 +158,12 @@ class Batch {
       at[l] = static_cast<uint32_t>(place);
     }
   }
-  // Reads the adjoints of the buckets of number x.
-  void gather(int x, const R* adjoints) {
-    R* to = quads_ + x * kSlot;
-    const uint32_t* at = at_ + x * kLanes;
-#pragma GCC unroll 16
-    for (int l = 0; l < kLanes; ++l) quad(to + quad_of<R>(l)) = quad(adjoints + at[l]);
-  }
   // Eq. 30: adds to dd, to dw, without the synapse's part of f (`finish`), and on demand to the lanes of `total`, dL/dt
   // of the spike.
   template <bool kTotal>
-  void slopes(int x, const Targets<R> to, R* dw, R* dd, R* total) const {
+  void slopes(int x, const Targets<R> to, const R* adjoints, R* dw, R* dd, R* total) const {
     alignas(64) R a[kLanes], b[kLanes], q[kLanes];
-    from_quads(quads_ + x * kSlot, a, b, q);
+    from_quads(adjoints, at_ + x * kLanes, a, b, q);
     const R *f = f_ + x * kLanes, *y = y_ + x * kLanes;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
@@ -178,9 +175,9 @@ class Batch {
     }
   }
   // The same for 1/tau_syn at fixed c, and for c.
-  void slopes_of_constants(int x, const Targets<R> to, R* d_rate, R* d_c) const {
+  void slopes_of_constants(int x, const Targets<R> to, const R* adjoints, R* d_rate, R* d_c) const {
     alignas(64) R a[kLanes], b[kLanes], q[kLanes];
-    from_quads(quads_ + x * kSlot, a, b, q);
+    from_quads(adjoints, at_ + x * kLanes, a, b, q);
     const R *f = f_ + x * kLanes, *y = y_ + x * kLanes, *h = h_ + x * kLanes;
     const R *w = to.near, *c = to.constant + kC;
     RANVIER_LANES
@@ -192,8 +189,8 @@ class Batch {
 
  private:
   template <int kLeast>
-  static void land(const Targets<R>& to, const Sent<R>& sent, int32_t slots, R dt, int l, R& f, R& y, R& h,
-                   int32_t& place) {
+  static RANVIER_LANE void land(const Targets<R>& to, const Sent<R>& sent, int32_t slots, R dt, int l, R& f, R& y, R& h,
+                                int32_t& place) {
     R decay = sent.decay, q = sent.q, back = sent.back;
     if (kMode != Mode::kUniform) {
       decay = exp_of<kMode == Mode::kNear>(sent.offset * to.constant[kRate + l]);

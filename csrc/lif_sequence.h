@@ -71,18 +71,22 @@ class Forward {
 
  private:
   // Input events of the steps before `end`.
-  void inputs(int64_t end) {
+  RANVIER_APART void inputs(int64_t end) {
+    const Problem<R>& p = p_;
+    const int32_t slots = p.slots;
+    const R dt = p.dt;
     do {
       tile_.ahead(p_, s_, e_, last_, end);
-      for (int64_t b = 0; b < p_.blocks; ++b)
-        for (int x0 = 0; x0 < tile_.count; x0 += kBatch) {
-          const int size = std::min(kBatch, tile_.count - x0);
-          for (int x = 0; x < size; ++x) {
-            const Targets<R> to(p_, p_.in, b, tile_.source[x0 + x]);
-            batch_.template send<0>(x, p_, to, tile_[x0 + x]);
-          }
-          for (int x = 0; x < size; ++x) batch_.scatter(x, p_.valid(b), p_.ring_of(ring_, b));
+      const int count = tile_.count;
+      for (int64_t b = 0; b < p_.blocks; ++b) {
+        const Targets<R> block(p, p.in, b, 0);
+        R* const buckets = p.ring_of(ring_, b);
+        const int valid = p.valid(b);
+        for (int x = 0; x < count + kBatch; ++x) {
+          if (x >= kBatch) batch_.scatter(x % kBatch, valid, buckets);
+          if (x < count) batch_.template send<0>(x % kBatch, slots, dt, block.of(tile_.source[x]), tile_[x]);
         }
+      }
       e_ += tile_.count;
     } while (tile_.count == kTile);
   }
@@ -94,7 +98,7 @@ class Forward {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
       for (int x = 0; x < size; ++x) {
         const Targets<R> to(p_, p_.rec, b0 + x, k);
-        batch_.template send<1>(x, p_, to, sent);
+        batch_.template send<1>(x, p_.slots, p_.dt, to, sent);
       }
       for (int x = 0; x < size; ++x) batch_.scatter(x, p_.valid(b0 + x), p_.ring_of(ring_, b0 + x));
     }
@@ -188,6 +192,7 @@ class Backward {
     std::copy(s.ct_v, s.ct_v + p.n, lam_v_);
     std::copy(s.ct_count, s.ct_count + p.n, count_);
     record_ = *s.n_spikes;
+    unit_ = p.dt / p.unit;
   }
 
   void run() {
@@ -255,46 +260,61 @@ class Backward {
   }
 
   // What a spike of neuron k sent; returns dL/dt of it.
-  R spike(int64_t k, R g) {
+  RANVIER_APART R spike(int64_t k, R g) {
     const auto sent = Sent<R>::of(p_, slot_, g);
     alignas(64) R total[kLanes] = {};
     for (int64_t b0 = 0; b0 < p_.blocks; b0 += kBatch) {
       const int size = static_cast<int>(std::min<int64_t>(kBatch, p_.blocks - b0));
-      for (int x = 0; x < size; ++x) batch_.template place<1, kParameters>(x, p_, {p_, p_.rec, b0 + x, k}, sent);
-      for (int x = 0; x < size; ++x) batch_.gather(x, p_.ring_of(ring_, b0 + x));
-      for (int x = 0; x < size; ++x) slopes<true>(x, p_.rec, b0 + x, k, sums_.dw_rec, sums_.dd_rec, total);
+      for (int x = 0; x < size; ++x)
+        batch_.template place<1, kParameters>(x, p_.slots, p_.dt, {p_, p_.rec, b0 + x, k}, sent);
+      for (int x = 0; x < size; ++x) {
+        const int64_t block = b0 + x, at = k * p_.padded + block * kLanes;
+        const Targets<R> to(p_, p_.rec, block, k);
+        const R* const adjoints = p_.ring_of(ring_, block);
+        batch_.template slopes<true>(x, to, adjoints, sums_.dw_rec + at, sums_.dd_rec + at, total);
+        if (kParameters) batch_.slopes_of_constants(x, to, adjoints, rate_ + block * kLanes, c_ + block * kLanes);
+      }
     }
     return sum_of_lanes(total);
   }
 
   // Input events of the steps from `begin` on.
   template <bool kTimes>
-  void inputs(int64_t begin) {
+  RANVIER_APART void inputs(int64_t begin) {
+    const Problem<R>& p = p_;
+    const int32_t slots = p.slots;
+    const int64_t padded = p.padded;
+    const R dt = p.dt;
     do {
       tile_.back(p_, s_, e_, begin);
       if (kTimes) std::fill(total_, total_ + tile_.count * kLanes, R(0));
-      for (int64_t b = 0; b < p_.blocks; ++b)
-        for (int x0 = 0; x0 < tile_.count; x0 += kBatch) {
-          const int size = std::min(kBatch, tile_.count - x0);
-          const int32_t* source = tile_.source + x0;
-          for (int x = 0; x < size; ++x)
-            batch_.template place<0, kParameters>(x, p_, {p_, p_.in, b, source[x]}, tile_[x0 + x]);
-          for (int x = 0; x < size; ++x) batch_.gather(x, p_.ring_of(ring_, b));
-          for (int x = 0; x < size; ++x)
-            slopes<kTimes>(x, p_.in, b, source[x], sums_.dw_in, sums_.dd_in, total_ + (x0 + x) * kLanes);
+      const int count = tile_.count;
+      const int32_t* source = tile_.source;
+      for (int64_t b = 0; b < p.blocks; ++b) {
+        const Targets<R> block(p, p.in, b, 0);
+        const R* const adjoints = p.ring_of(ring_, b);
+        R *const dw = sums_.dw_in + b * kLanes, *const dd = sums_.dd_in + b * kLanes;
+        for (int x = 0; x < count + kBatch; ++x) {
+          if (x >= kBatch) {
+            const int64_t j = source[x - kBatch];
+            const Targets<R> to = block.of(j);
+            R* const total = total_ + (x - kBatch) * kLanes;
+            batch_.template slopes<kTimes>(x % kBatch, to, adjoints, dw + j * padded, dd + j * padded, total);
+            if (kParameters) batch_.slopes_of_constants(x % kBatch, to, adjoints, rate_ + b * kLanes, c_ + b * kLanes);
+          }
+          if (x + kBatch < count) block.of(source[x + kBatch]).fetch_places();
+          if (x < count) {
+            const int64_t j = source[x];
+            const Targets<R> to = block.of(j);
+            fetch(to.near), fetch(dw + j * padded), fetch(dd + j * padded);
+            batch_.template place<0, kParameters>(x % kBatch, slots, dt, to, tile_[x]);
+          }
         }
+      }
       if (kTimes)
         for (int x = 0; x < tile_.count; ++x) s_.dt_event[e_ - tile_.count + x] = sum_of_lanes(total_ + x * kLanes);
       e_ -= tile_.count;
     } while (tile_.count == kTile);
-  }
-
-  template <bool kTotal>
-  void slopes(int x, const Synapses<R>& synapses, int64_t block, int64_t source, R* dw, R* dd, R* total) {
-    const int64_t at = source * p_.padded + block * kLanes;
-    const Targets<R> to(p_, synapses, block, source);
-    batch_.template slopes<kTotal>(x, to, dw + at, dd + at, total);
-    if (kParameters) batch_.slopes_of_constants(x, to, rate_ + block * kLanes, c_ + block * kLanes);
   }
 
   // (v, i) at the start of step t: the free end of the step before, less its resets.
@@ -314,12 +334,13 @@ class Backward {
   }
 
   // A block through step t: Eq. 29 with the surrogate of Eq. 16; the bucket's adjoints go into the ring.
-  void step(int64_t t, int64_t block) {
+  RANVIER_APART void step(int64_t t, int64_t block) {
     const int64_t k0 = block * kLanes;
     const int valid = p_.valid(block);
     alignas(64) R rest[kLanes] = {}, zero[kLanes] = {}, ended[kLanes], lam[kLanes], i[kLanes];
     const R* v_free = s_.v_free + t * p_.n + k0;
-    if (valid < kLanes) {
+    // behind the row lie the next ones, which lanes without a neuron may read: their threshold is infinite
+    if (t * p_.n + k0 + kLanes > p_.n_steps * p_.n) {
       std::copy(v_free, v_free + valid, rest);
       v_free = rest;
     }
@@ -334,7 +355,7 @@ class Backward {
     }
     const R *of = p_.of(block), *alpha = of + kAlpha, *beta = of + kBeta, *kappa = of + kKappa, *v_th = of + kTheta;
     R *lam_v = lam_v_ + k0, *lam_i = lam_i_ + k0;
-    const R unit = p_.dt / p_.unit;
+    const R unit = unit_;
     RANVIER_LANES
     for (int l = 0; l < kLanes; ++l) {
       const R over = std::abs(v_free[l] - v_th[l]) + 1;
@@ -384,6 +405,7 @@ class Backward {
   R *rate_, *c_;                        // and for 1/tau_syn at fixed c, and c, through arrivals
   int64_t e_ = 0;
   int32_t record_, slot_ = 0;
+  R unit_;
   std::vector<Change> changes_;
   Tile<R> tile_;
   Batch<kMode, R> batch_;
