@@ -9,7 +9,8 @@ error of the kernel / max(error of the reference, half of 1e-6), which should no
 which the kernel's 95th percentile is the larger, and those in which it is the smaller. The errors of one network stand
 and fall together, so with few networks the second says more. Behind the table: in how many networks a spike is so far
 off, of the kernel and of the reference in float32, that a number beside an edge of the map must have fallen to its
-other side. Such a network stays in the table.
+other side. Such a network stays in the table. `all` pools the
+groups: the criterion is about networks of every size.
 """
 
 # ruff: noqa: T201 - its output is the table
@@ -97,16 +98,20 @@ def main():
     print(f"{device.platform} {device.device_kind}, {platform.machine()}, JAX {jax.__version__}\n")
     print("| group | result | numbers | median, kernel / reference | 95th percentile | worst | networks |")
     print("|---|---|---|---|---|---|---|")
-    summary = []
+    summary, everything = [], []
     for name in options.groups:
         begin = time.perf_counter()
         found = measure(GROUPS[name])
+        everything.append(found)
         print(*rows(name, found), sep="\n", flush=True)
         seconds = time.perf_counter() - begin
         of_kernel, of_reference = found.apart(APART / (GROUPS[name].steps * DT))
         split = f"{of_kernel} of the kernel and {of_reference} of the reference"
         compared = f"{len(found.by_network)} of {found.every} networks compared"
         summary.append(f"{name}: {compared}, a spike on another branch in {split}; {seconds:.0f} s")
+    if len(everything) > 1:
+        networks = [pair for found in everything for pair in found.by_network]
+        print(*rows("all", precision.Compared(sum(found.every for found in everything), networks)), sep="\n")
     print("", *summary, sep="\n")
 
 

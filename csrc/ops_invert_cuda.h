@@ -1,7 +1,7 @@
 // GPU: lists of spikes inverted, for `scatter`: for each row of the matrix the lists that name it, always in the same
 // order, whatever order threads run in.
 //
-// The lists of a set are cut into chunks of at most kChunk. A block looks through all lists of a chunk for the ids of
+// The lists of a set are cut into chunks. A block looks through all lists of a chunk for the ids of
 // one window. Each warp counts the ids of its own lists; counts of the warps before it give the place of its first
 // entry, and from there the warp goes through its lists as before. Nothing depends on who comes first: the warp alone
 // moves its cursors. With one chunk a block knows how many entries lie before its window, since it sees all of them;
@@ -12,7 +12,10 @@
 namespace ranvier {
 namespace ops {
 
-constexpr int kInvertWarps = 32, kListsAWarp = 32, kChunk = kInvertWarps * kListsAWarp;
+constexpr int kInvertWarps = 32, kListsAWarp = 32;  // a lane a list
+constexpr int kOneChunk = 256;                      // lists that are not cut into chunks
+constexpr int kLeastChunk = 64, kMostChunk = kInvertWarps * kListsAWarp,
+              kChunks = 16;  // lists of a chunk; chunks aimed at
 constexpr int kMostWindow = 256, kLeastWindow = 8;
 
 // One entry of an inverted list, in one load.
@@ -28,7 +31,7 @@ struct Inverted {
   const A* values;             // (sets, lists, slots)
   const int32_t *ids, *count;  // (sets, lists, slots), (sets, lists)
   int64_t sets, lists, slots, n;
-  int32_t chunks, window;
+  int32_t chunk, chunks, window;
   Named<A>* entries;  // (sets, lists slots)
   Range* ranges;      // (sets, n)
   int32_t* before;    // (sets, chunks, n) entries of a chunk, then of those before it; with one chunk unused
@@ -73,8 +76,8 @@ static __global__ void __launch_bounds__(kInvertWarps* kWarp) invert(Inverted<A>
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const uint32_t low = uint32_t(blockIdx.x) * w.window;
   const int32_t width = w.n - low < w.window ? int32_t(w.n - low) : w.window;
-  const int64_t first = int64_t(blockIdx.y) * kChunk;
-  const int32_t here = w.lists - first < kChunk ? int32_t(w.lists - first) : kChunk;
+  const int64_t first = int64_t(blockIdx.y) * w.chunk;
+  const int32_t here = w.lists - first < w.chunk ? int32_t(w.lists - first) : w.chunk;
   const int32_t each = (here + kInvertWarps - 1) / kInvertWarps;
   int32_t* mine = cursors + warp * kStride;
   for (int64_t set = blockIdx.z; set < w.sets; set += gridDim.z) {
