@@ -78,7 +78,7 @@ size_t arrange(const ScatterCall<A>& call, void* scratch, Inverted<A>& w) {
   w.sets = z.p, w.lists = z.p == 1 ? z.q * z.r : z.r, w.slots = z.s, w.n = z.n;
   // two more launches take longer than looking through few lists for every window
   w.chunk = static_cast<int32_t>(
-      w.lists <= kOneChunk ? w.lists : std::clamp<int64_t>(ceiling(w.lists, kChunks), kLeastChunk, kMostChunk));
+      w.lists <= kOneChunk ? kOneChunk : std::clamp<int64_t>(ceiling(w.lists, kChunks), kLeastChunk, kMostChunk));
   w.chunks = static_cast<int32_t>(ceiling(w.lists, w.chunk));
   const int64_t window = w.n * w.chunks * w.sets / 128;  // for as many blocks
   w.window = kLeastWindow;

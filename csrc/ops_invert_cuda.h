@@ -14,8 +14,8 @@ namespace ops {
 
 constexpr int kInvertWarps = 32, kListsAWarp = 32;  // a lane a list
 constexpr int kOneChunk = 256;                      // lists that are not cut into chunks
-constexpr int kLeastChunk = 64, kMostChunk = kInvertWarps * kListsAWarp,
-              kChunks = 16;  // lists of a chunk; chunks aimed at
+// lists of a chunk otherwise; chunks aimed at
+constexpr int kLeastChunk = 64, kMostChunk = kInvertWarps * kListsAWarp, kChunks = 16;
 constexpr int kMostWindow = 256, kLeastWindow = 8;
 
 // One entry of an inverted list, in one load.
