@@ -16,15 +16,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ranvier import kernels
+from ranvier.binding import PLATFORMS, alone, results_like, vary_alike
 from ranvier.errors import RanvierError
-
-# JAX's names of the platforms that handlers may exist for.
-PLATFORMS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Simulator:
     def run(self, inputs: dict, **options) -> dict:
         """Results by name of one network on (B, ...) samples; `inputs` have no axis Q."""
         kernels.register()
-        out = self.forward.bind(*_vary_alike([inputs[name][None] for name in self.of.inputs]), **options)
+        out = self.forward.bind(*vary_alike([inputs[name][None] for name in self.of.inputs]), **options)
         return {name: x[0] for name, x in zip(self.of.results, out, strict=True)}
 
     # Shapes of what comes out
@@ -144,8 +141,8 @@ class Simulator:
     def _primitive(self, name, shapes, axes):
         primitive = Primitive(name)
         primitive.multiple_results = True
-        primitive.def_impl(lambda *operands, **options: _alone(primitive, tuple(sorted(options.items())))(*operands))
-        primitive.def_abstract_eval(lambda *avals, **options: _avals(shapes(*avals, **options).values(), avals))
+        primitive.def_impl(lambda *operands, **options: alone(primitive, tuple(sorted(options.items())))(*operands))
+        primitive.def_abstract_eval(lambda *avals, **options: results_like(shapes(*avals, **options).values(), avals))
         batching.primitive_batchers[primitive] = functools.partial(_batch, primitive, axes)
         return primitive
 
@@ -178,7 +175,7 @@ class Simulator:
         results = dict(zip(self.of.results, self.forward.bind(*primals, **keeping), strict=True))
         every = dict(zip(self.of.inputs, primals, strict=True)) | results
         operands = [*(every[name] for name in self._present(keeping)), *moving.values()]
-        slopes = self.tangent.bind(*_vary_alike(operands), moving=tuple(moving), **keeping)
+        slopes = self.tangent.bind(*vary_alike(operands), moving=tuple(moving), **keeping)
         slopes = dict(zip(self.of.smooth, slopes, strict=True))
         out, out_tangents = [], []
         for name, (shape, _) in self._forward_shapes(*primals, **options).items():
@@ -201,7 +198,7 @@ class Simulator:
         shapes = self._shaped(smooth, self._present(options), fixed, backward)
         cotangents = [given[name] if name in given else jnp.zeros(*shapes[name]) for name in smooth]
         every = self._complete(fixed, options)
-        gradients = self.backward.bind(*_vary_alike([*every.values(), *cotangents]), **backward)
+        gradients = self.backward.bind(*vary_alike([*every.values(), *cotangents]), **backward)
         gradients = dict(zip(self.of.gradients, gradients, strict=True))
         return [None] * len(fixed) + [gradients[name] for name in moving]
 
@@ -212,13 +209,7 @@ def _linear_jvp(primitive, fixed, primals, tangents, options):
         _refuse_second()
     linear = [ad.instantiate_zeros(t) for t in tangents[fixed:]]
     out = primitive.bind(*primals, **options)
-    return out, primitive.bind(*_vary_alike([*primals[:fixed], *linear]), **options)
-
-
-@functools.cache
-def _alone(primitive, options):
-    """The primitive outside of every `jit`."""
-    return jax.jit(functools.partial(primitive.bind, **dict(options)))
+    return out, primitive.bind(*vary_alike([*primals[:fixed], *linear]), **options)
 
 
 def _attribute(value):
@@ -249,31 +240,6 @@ def _batch(primitive, axes, operands, dims, **options):
     operands = [join(x, d, letters) for x, d, letters in zip(operands, dims, operand_axes, strict=True)]
     out = primitive.bind(*operands, **options)
     return [x.reshape(*x.shape[:at], size, own, *x.shape[at + 1 :]) for x in out], [at] * len(out)
-
-
-def _avals(shapes, operands):
-    """Abstract results, which vary over the same axes of `jax.shard_map` as the operands."""
-    like = operands[0]
-    if any(x.mat.varying != like.mat.varying for x in operands):
-        raise AssertionError("operands must vary over the same manual axes")
-    if not like.mat.varying:
-        return [ShapedArray(shape, dtype) for shape, dtype in shapes]
-    mesh = like.sharding.mesh
-    out = []
-    for shape, dtype in shapes:
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * len(shape)))
-        out.append(like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding))
-    return out
-
-
-def _vary_alike(xs):
-    """Operands that all vary over the same axes of devices; the transpose of this cast is the sum over them."""
-    varying = [jax.typeof(x).mat.varying for x in xs]
-    every = frozenset().union(*varying)
-    return [
-        jax.lax.pcast(x, tuple(sorted(every - has)), to="varying") if every - has else x
-        for x, has in zip(xs, varying, strict=True)
-    ]
 
 
 def _refuse_second(*_, **__):

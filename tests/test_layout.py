@@ -65,6 +65,13 @@ def wrong_imports(part: str, tree: ast.AST, order: list[str]) -> list[str]:
     return wrong
 
 
+def private_imports(tree: ast.AST) -> list[str]:
+    """Private names, of modules or in modules, that `from ranvier... import` takes."""
+    taken = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    names = [f"{node.module}.{alias.name}" for node in taken for alias in node.names]
+    return [name for name in names if re.match(r"ranvier\..*\b_(?!_)", name)]
+
+
 def prints(tree: ast.AST) -> list[int]:
     """Lines that call `print`."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
@@ -88,6 +95,7 @@ def test_imports_point_one_way_and_printing_is_the_command_lines(path):
         return
     assert part in ORDER, f"{part} has no row in docs/design.md"
     assert wrong_imports(part, tree, ORDER) == []
+    assert private_imports(tree) == []
     assert part == "cli" or prints(tree) == []
 
 
@@ -119,6 +127,11 @@ def test_package_only_re_exports():
 )
 def test_the_rules_can_fail(part, code, bad):
     assert bool(wrong_imports(part, ast.parse(code), ORDER)) == bad
+
+
+def test_private_names_are_found():
+    code = "from ranvier.lif import LIF, _step\nfrom ranvier._x import y\nfrom ranvier import __version__\nimport jax"
+    assert private_imports(ast.parse(code)) == ["ranvier.lif._step", "ranvier._x.y"]
 
 
 def test_print_is_found():

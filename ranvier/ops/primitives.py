@@ -23,24 +23,24 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ranvier import kernels
+from ranvier.binding import PLATFORMS, alone, results_like, vary_alike
 from ranvier.ops import reference
-from ranvier.primitives import PLATFORMS, _alone, _avals, _vary_alike
 
 
 def gather(values, ids, count, matrix, reach=None):
     """Sums of the rows of `matrix` that lists name, each times its value: (Q, R, C)."""
-    return _gather.bind(*_vary_alike([values, ids, count, matrix, count if reach is None else reach]))[0]
+    return _gather.bind(*vary_alike([values, ids, count, matrix, count if reach is None else reach]))[0]
 
 
 def scatter(values, ids, count, g, n_rows, reach=None):
     """The rows of `g`, each times its value, added to the rows that lists name: (Q, n_rows, C)."""
     reach = count if reach is None else reach
-    return _scatter.bind(*_vary_alike([values, ids, count, g, reach]), n_rows=n_rows)[0]
+    return _scatter.bind(*vary_alike([values, ids, count, g, reach]), n_rows=n_rows)[0]
 
 
 def dots(ids, count, matrix, g):
     """Products of the rows of `matrix` that lists name with those of `g`: (Q, R, S)."""
-    return _dots.bind(*_vary_alike([ids, count, matrix, g]))[0]
+    return _dots.bind(*vary_alike([ids, count, matrix, g]))[0]
 
 
 def spikes(state, threshold, near_threshold, capacity):
@@ -49,7 +49,7 @@ def spikes(state, threshold, near_threshold, capacity):
     `state` is (R, N), the thresholds are (R or 1, N or 1).
     """
     operands = [jax.lax.stop_gradient(x) for x in (state, threshold, near_threshold)]
-    return _spikes.bind(*_vary_alike(operands), capacity=capacity)
+    return _spikes.bind(*vary_alike(operands), capacity=capacity)
 
 
 # How they are computed
@@ -59,8 +59,8 @@ def _primitive(name, definition, shapes, dtype_of):
     """`dtype_of` is the position of the operand whose type is in the handler's name."""
     primitive = Primitive(f"ranvier_ops_{name}")
     primitive.multiple_results = True
-    primitive.def_impl(lambda *operands, **options: _alone(primitive, tuple(sorted(options.items())))(*operands))
-    primitive.def_abstract_eval(lambda *avals, **options: _avals(shapes(*avals, **options), avals))
+    primitive.def_impl(lambda *operands, **options: alone(primitive, tuple(sorted(options.items())))(*operands))
+    primitive.def_abstract_eval(lambda *avals, **options: results_like(shapes(*avals, **options), avals))
     by_reference = mlir.lower_fun(definition, multiple_results=True)
     mlir.register_lowering(primitive, by_reference)
 
@@ -122,7 +122,7 @@ def _bilinear(primitive, places, transposes):
                 if place == 0:
                     # tangents of values reach further than values do
                     operands[2] = operands[4]
-                terms.append(primitive.bind(*_vary_alike(operands), **options)[0])
+                terms.append(primitive.bind(*vary_alike(operands), **options)[0])
         return [out], [functools.reduce(jnp.add, terms)]
 
     def transpose(cotangents, *operands, **options):
@@ -185,7 +185,7 @@ def _batch(primitive, shared, own, operands, dims, **options):
     # Q or R of one entry, asked of an operand: where V has length 0, the result does not tell it
     length = [n for k, n in enumerate(operands[0].shape) if k != dims[0]][at]
     joined = [x if at == 1 and k in shared else join(x, d) for k, (x, d) in enumerate(zip(operands, dims, strict=True))]
-    out = primitive.bind(*_vary_alike(joined), **options)
+    out = primitive.bind(*vary_alike(joined), **options)
     return [x.reshape(*x.shape[:at], size, length, *x.shape[at + 1 :]) for x in out], [at] * len(out)
 
 
