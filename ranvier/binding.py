@@ -1,4 +1,4 @@
-"""What every JAX primitive of ours needs beside its kernel: calls outside of `jit`, results that vary as operands do."""
+"""What every JAX primitive of ours needs beside its kernel: calls outside of `jit`, results varying as operands do."""
 
 import functools
 
