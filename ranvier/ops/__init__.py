@@ -1,5 +1,7 @@
 """Sparse spike operators: lists of spikes, and products with the few rows of a matrix that they name."""
 
+from ranvier.ops.lif_layer import LIFState as LIFState
+from ranvier.ops.lif_layer import lif_layer as lif_layer
 from ranvier.ops.matmul import sparse_matmul as sparse_matmul
 from ranvier.ops.matmul import spike_matmul as spike_matmul
 from ranvier.ops.spike_vector import SpikeVector as SpikeVector

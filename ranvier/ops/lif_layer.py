@@ -1,0 +1,145 @@
+"""`lif_layer`: LIF neurons over all steps of a sequence, with surrogate gradients for the neurons on short lists."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ranvier.errors import RanvierError
+from ranvier.ops.matmul import spike_matmul
+from ranvier.ops.spike_vector import SpikeVector, check_capacity
+from ranvier.ops.spikes_from_state import spikes_from_state
+from ranvier.ops.surrogates import super_spike
+
+_SUPER_SPIKE = super_spike()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LIFState:
+    """What a layer hands to its next step: enough to go on as if a sequence had not been cut.
+
+    Parameters
+    ----------
+    v : (..., N) voltages at the end of a step, before the reset
+    spikes : SpikeVector of batch shape (...), the list of that step
+    """
+
+    v: jax.Array
+    spikes: SpikeVector
+
+
+def lif_layer(
+    currents,
+    w_rec=None,
+    *,
+    alpha,
+    gain=20.0,
+    threshold=1.0,
+    near_threshold=0.9,
+    capacity,
+    surrogate=_SUPER_SPIKE,
+    state=None,
+):
+    """A layer of LIF neurons over T steps (docs/equations.md, 36).
+
+        v_t = alpha (v_{t-1} <= threshold ? v_{t-1} : 0) + gain (1 - alpha) (I_t + R_t)
+        R_t = sum over spikes s of step t-1 of w_rec[ids[s]]        lists of step t: those of v_t
+
+    Lists and their derivatives are those of `spikes_from_state`; the reset has no derivative.
+
+    Parameters
+    ----------
+    currents : (T, ..., N) I_t, all that comes from outside, such as `spike_matmul` of lists over (T, ...)
+    w_rec : (N, N) recurrent weights, source first, or None; a spike arrives one step after it was sent
+    alpha : () or (N,) what is left of a voltage after a step, exp(-dt/tau_mem)
+    gain : () or (N,) voltage that a constant current of 1 leads to
+    threshold, near_threshold : () or (N,); near may be -inf
+    capacity : room in the list of a step, static; spikes come first, near-threshold neurons get what is left
+    surrogate : function of v - threshold; SuperSpike with beta 10 unless given
+    state : LIFState that an earlier call returned; voltages 0 and no spikes unless given
+
+    Returns
+    -------
+    (SpikeVector of batch shape (T, ...), LIFState of the last step)
+
+    Raises
+    ------
+    RanvierError
+        `currents` have not two axes of real numbers; another array does not fit them; `capacity` is not a whole number;
+        `state` is no LIFState, or one of other sizes.
+
+    Notes
+    -----
+    Voltages are float32, or float64 where currents are. A spike that does not fit in the list is not sent, has no
+    derivative, and is counted in `n_lost` of its step; its neuron is reset all the same.
+
+    References
+    ----------
+    Finkbeiner et al. 2023 (arXiv 2311.04386): alpha 0.95, gain 20.
+    """
+    currents = jnp.asarray(currents)
+    if currents.ndim < 2 or not jnp.issubdtype(currents.dtype, jnp.floating):
+        raise RanvierError(
+            f"lif_layer: currents are {currents.dtype}{list(currents.shape)}; needs real numbers (T, ..., N); "
+            "give them an axis of steps and one of neurons"
+        )
+    check_capacity("lif_layer", capacity)
+    currents = currents.astype(jnp.promote_types(currents.dtype, jnp.float32))
+    at_step = currents.shape[1:]
+    alpha, gain, threshold, near_threshold = (
+        _per_neuron(name, x, at_step, currents.dtype)
+        for name, x in (
+            ("alpha", alpha),
+            ("gain", gain),
+            ("threshold", threshold),
+            ("near_threshold", near_threshold),
+        )
+    )
+    if w_rec is not None and jnp.shape(w_rec) != (at_step[-1], at_step[-1]):
+        raise RanvierError(
+            f"lif_layer: w_rec is {jnp.shape(w_rec)}, currents are {currents.shape}; "
+            f"needs ({at_step[-1]}, {at_step[-1]}), a weight for each pair of neurons; change its shape"
+        )
+    if state is None:
+        zero = jnp.zeros(at_step, currents.dtype)
+        state = LIFState(zero, SpikeVector.from_dense(zero, capacity))
+    else:
+        _check_state(state, at_step, capacity, currents.dtype)
+    scale = gain * (1 - alpha)
+
+    def step(state, current):
+        if w_rec is not None:
+            current = current + spike_matmul(state.spikes, w_rec, dtype=current.dtype)
+        kept = jnp.where(state.v > threshold, 0, state.v)
+        v = alpha * kept + scale * current
+        spikes = spikes_from_state(v, threshold, near_threshold, capacity, surrogate)
+        return LIFState(v, spikes), spikes
+
+    state, spikes = jax.lax.scan(step, state, currents)
+    return spikes, state
+
+
+def _per_neuron(name, x, at_step, dtype):
+    """A number as (), one number a neuron with as many axes as a step has."""
+    x = jnp.asarray(x, dtype)
+    if x.shape not in ((), at_step[-1:]):
+        raise RanvierError(
+            f"lif_layer: {name} is {x.shape}, a step {at_step}; needs a number or ({at_step[-1]},); change its shape"
+        )
+    return x.reshape((1,) * (len(at_step) - 1) + x.shape) if x.ndim else x
+
+
+def _check_state(state, at_step, capacity, dtype):
+    """A loop over time needs a state of the very kind that it returns."""
+    if not isinstance(state, LIFState):
+        raise RanvierError(
+            f"lif_layer: state is {type(state).__name__}; needs a LIFState; hand over what an earlier call returned"
+        )
+    got = (state.v.shape, state.v.dtype.name, state.spikes.shape, state.spikes.capacity)
+    needs = (at_step, dtype.name, at_step, capacity)
+    if got != needs:
+        raise RanvierError(
+            f"lif_layer: state has (v, type, spikes, capacity) {got}; needs {needs}; "
+            "hand over what an earlier call of the same sizes returned"
+        )
