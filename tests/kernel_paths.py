@@ -1,8 +1,8 @@
-"""Take the compiled kernels through all their paths on tiny networks, for tools that watch every access to memory.
+"""Take the compiled kernels through all their paths on tiny problems, for tools that watch every access to memory.
 
     python -m tests.kernel_paths [WORD ...]     only the cases whose name has one of the words
 
-Whether the numbers are right is the business of test_native.py; here they need to be finite and not idle. Nothing is
+Whether the numbers are right is the business of the tests; here they need to be finite and not idle. Nothing is
 jitted as a whole: every array then has memory of its own, and an access beside it is seen. `make sanitize` runs this
 with the sanitizers of the C++ compiler, `tests/compute_sanitizer.sh` with those of CUDA.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from ranvier import LIF, AdEx, Events, Layer, simulate
 from ranvier.space import Euclidean
+from tests import ops_paths
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,20 @@ def run(case):
         derivatives, spikes = gradient(time, arrays(case, 0), case.neuron)
     for x in jax.tree.leaves(derivatives):
         assert np.isfinite(x).all(), case.name
-    return np.atleast_1d(spikes)
+    spikes = np.atleast_1d(spikes)
+    assert (spikes == 0).all() if case.silent else (spikes > 0).all(), case.name
+    return spikes
 
 
 def main(words):
     jax.config.update("jax_enable_x64", True)
     module = sys.modules["ranvier.simulate"]
     module._simulate = module._simulate.__wrapped__
-    for case in CASES:
+    for case, run_case in [(case, run) for case in CASES] + [(case, ops_paths.run) for case in ops_paths.CASES]:
         if words and not any(word in case.name for word in words):
             continue
-        spikes = run(case)
+        spikes = run_case(case)
         print(f"{case.name}: {', '.join(f'{x:.0f}' for x in spikes)} spikes", flush=True)  # noqa: T201
-        assert (spikes == 0).all() if case.silent else (spikes > 0).all(), case.name
 
 
 if __name__ == "__main__":
