@@ -81,10 +81,14 @@ def test_derivatives_of_spikes_and_near_ones(shape, capacity):
     def value(v, high):
         return spikes_from_state(v, high, LOW, capacity).value
 
-    got, slope = jax.jit(partial(jax.jvp, value))((v, high), (dv, d_high))
+    @jax.jit
+    def both(primals, tangents, ct):
+        return jax.jvp(value, primals, tangents), jax.vjp(value, *primals)[1](ct)
+
+    cotangent = rng.normal(size=(2, 3, capacity))
+    (got, slope), (for_v, for_high) = both((v, high), (dv, d_high), cotangent)
     expected = np.zeros(got.shape)
     every_high, every_d = np.broadcast_to(high, v.shape), np.broadcast_to(d_high, v.shape)
-    cotangent = rng.normal(size=got.shape)
     by_v = np.zeros(v.shape)
     for at in np.ndindex(2, 3):
         fired, near, _, _ = listed(v[at], every_high[at], np.full(7, LOW), capacity)
@@ -93,7 +97,6 @@ def test_derivatives_of_spikes_and_near_ones(shape, capacity):
             expected[(*at, s)] = factor * (dv[at][i] - every_d[at][i])
             by_v[(*at, i)] += factor * cotangent[(*at, s)]
     np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-15)
-    for_v, for_high = jax.jit(lambda v, high, ct: jax.vjp(value, v, high)[1](ct))(v, high, cotangent)
     np.testing.assert_allclose(for_v, by_v, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(np.vdot(slope, cotangent), np.vdot(for_v, dv) + np.vdot(for_high, d_high), rtol=1e-12)
 
