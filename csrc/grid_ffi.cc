@@ -33,15 +33,8 @@ const GridKernels<R>& kernels() {
   return best;
 }
 
-// Memory of a thread, one piece for each purpose, kept for the next call, which need not map it anew.
+// What the memory of a thread is for.
 enum Purpose { kWalk, kFired, kPlaces, kConstants, kPartSums, kDelaySums, kEnds };
-
-template <class X, Purpose>
-X* scratch(int64_t size) {
-  static thread_local std::vector<X> memory;
-  if (memory.size() < size_t(size)) memory.resize(size);
-  return memory.data();
-}
 
 // The parameter sets of a call and the number of events of each sample.
 template <class R>

@@ -88,3 +88,18 @@ ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::Rem
 }
 
 }  // namespace ranvier
+
+// The handlers of a library that has gather, scatter, dots and spikes in `ranvier`.
+#define RANVIER_OPS_HANDLERS                                                         \
+  RANVIER_HANDLER(ranvier_ops_gather_f32, (ranvier::gather<float, float>));          \
+  RANVIER_HANDLER(ranvier_ops_gather_f64, (ranvier::gather<double, double>));        \
+  RANVIER_HANDLER(ranvier_ops_gather_bf16, (ranvier::gather<float, ranvier::Bf16>)); \
+  RANVIER_HANDLER(ranvier_ops_gather_f16, (ranvier::gather<float, ranvier::F16>));   \
+  RANVIER_HANDLER(ranvier_ops_dots_f32, (ranvier::dots<float, float>));              \
+  RANVIER_HANDLER(ranvier_ops_dots_f64, (ranvier::dots<double, double>));            \
+  RANVIER_HANDLER(ranvier_ops_dots_bf16, (ranvier::dots<float, ranvier::Bf16>));     \
+  RANVIER_HANDLER(ranvier_ops_dots_f16, (ranvier::dots<float, ranvier::F16>));       \
+  RANVIER_HANDLER(ranvier_ops_scatter_f32, ranvier::scatter<float>);                 \
+  RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);                \
+  RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);                   \
+  RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);

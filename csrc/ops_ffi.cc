@@ -58,15 +58,8 @@ const OpsKernels<A>& kernels() {
   return best;
 }
 
-// Memory of a thread, one piece for each purpose, kept for the next call, which need not map it anew.
+// What the memory of a thread is for.
 enum Purpose { kPlace, kRow, kSlot, kValue, kStart, kList, kKept };
-
-template <class X, Purpose>
-X* scratch(int64_t size) {
-  static thread_local std::vector<X> memory;
-  if (memory.size() < size_t(size)) memory.resize(size);
-  return memory.data();
-}
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -261,15 +254,4 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace
 }  // namespace ranvier
 
-RANVIER_HANDLER(ranvier_ops_gather_f32, (ranvier::gather<float, float>));
-RANVIER_HANDLER(ranvier_ops_gather_f64, (ranvier::gather<double, double>));
-RANVIER_HANDLER(ranvier_ops_gather_bf16, (ranvier::gather<float, ranvier::Bf16>));
-RANVIER_HANDLER(ranvier_ops_gather_f16, (ranvier::gather<float, ranvier::F16>));
-RANVIER_HANDLER(ranvier_ops_dots_f32, (ranvier::dots<float, float>));
-RANVIER_HANDLER(ranvier_ops_dots_f64, (ranvier::dots<double, double>));
-RANVIER_HANDLER(ranvier_ops_dots_bf16, (ranvier::dots<float, ranvier::Bf16>));
-RANVIER_HANDLER(ranvier_ops_dots_f16, (ranvier::dots<float, ranvier::F16>));
-RANVIER_HANDLER(ranvier_ops_scatter_f32, ranvier::scatter<float>);
-RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);
-RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);
-RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);
+RANVIER_OPS_HANDLERS

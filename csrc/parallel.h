@@ -1,4 +1,5 @@
-// A loop over items on XLA's own thread pool: no second pool, and the threads a user asked XLA for are honoured.
+// A loop over items on XLA's own thread pool: no second pool, and the threads a user asked XLA for are honoured. And
+// the memory that its threads work in.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -6,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -44,6 +46,15 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t n, F&& f) {
   work();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->ready.wait(lock, [&] { return shared->done.load() == shared->n; });
+}
+
+// Memory of a thread, one piece for each purpose (a number of an enum), kept for the next call, which need not map it
+// anew.
+template <class X, auto kPurpose>
+X* scratch(int64_t size) {
+  static thread_local std::vector<X> memory;
+  if (memory.size() < size_t(size)) memory.resize(size);
+  return memory.data();
 }
 
 }  // namespace ranvier
