@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "host_device.h"
+#include "register.h"
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -21,26 +22,19 @@ namespace RANVIER_NS {
 constexpr int kLanes = 16;         // neurons of a block: one AVX-512 register of floats
 constexpr int kSlot = 4 * kLanes;  // numbers of a block's quads
 
-// A vector register of the processor, at least four numbers (a quad).
-#if defined(__AVX512F__)
-constexpr int kBytes = 64;
-#elif defined(__AVX__)
-constexpr int kBytes = 32;
-#else
-constexpr int kBytes = 16;
-#endif
+// Numbers of a vector register, at least four (a quad).
 template <class R>
 struct Wide;
 template <>
 struct Wide<float> {
-  static constexpr int kN = kBytes / 4;
-  typedef float type __attribute__((vector_size(kBytes), may_alias));
-  typedef int32_t index __attribute__((vector_size(kBytes)));
+  static constexpr int kN = kRegister / 4;
+  typedef float type __attribute__((vector_size(kRegister), may_alias));
+  typedef int32_t index __attribute__((vector_size(kRegister)));
   typedef float quad __attribute__((vector_size(16), may_alias));
 };
 template <>
 struct Wide<double> {
-  static constexpr int kN = std::max(kBytes, 32) / 8;
+  static constexpr int kN = std::max(kRegister, 32) / 8;
   typedef double type __attribute__((vector_size(8 * kN), may_alias));
   typedef int64_t index __attribute__((vector_size(8 * kN)));
   typedef double quad __attribute__((vector_size(32), may_alias));

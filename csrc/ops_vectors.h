@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops_call.h"
+#include "register.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -18,15 +19,6 @@
 
 namespace ranvier {
 namespace RANVIER_NS {
-
-// A vector register of the processor.
-#if defined(__AVX512F__)
-constexpr int kRegister = 64;
-#elif defined(__AVX__)
-constexpr int kRegister = 32;
-#else
-constexpr int kRegister = 16;
-#endif
 
 template <class A, int N>
 struct Lanes {
