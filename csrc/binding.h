@@ -21,6 +21,8 @@ constexpr ffi::DataType data_type() {
     return ffi::F32;
   } else if constexpr (std::is_same_v<X, double>) {
     return ffi::F64;
+  } else if constexpr (std::is_same_v<X, uint32_t>) {
+    return ffi::U32;
   } else {
     static_assert(std::is_same_v<X, int32_t>);
     return ffi::S32;

@@ -63,6 +63,20 @@ ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::Rema
   return r.error();
 }
 
+template <class A, class O>
+ffi::Error bind_densify(DensifyCall<A, O>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                        ffi::RemainingRets results) {
+  Reader r("ranvier_ops_densify", attributes, arguments, results);
+  const auto list = r.shape_of_argument<A>(0, 3, "values");
+  const auto out = r.shape_of_result<O>(0, 3, "out");
+  OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], out[2], 0};
+  call.values = r.argument<A>("values", {z.q, z.r, z.s});
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.out = r.result<O>("out", {z.q, z.r, z.n});
+  return r.error();
+}
+
 template <class A>
 ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                        ffi::RemainingRets results) {
@@ -103,3 +117,8 @@ ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::Rem
   RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);                \
   RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);                   \
   RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);
+// The handlers of a library that has densify.
+#define RANVIER_DENSIFY_HANDLERS                                                \
+  RANVIER_HANDLER(ranvier_ops_densify_f32, (ranvier::densify<float, float>));   \
+  RANVIER_HANDLER(ranvier_ops_densify_f64, (ranvier::densify<double, double>)); \
+  RANVIER_HANDLER(ranvier_ops_densify_bf16, (ranvier::densify<float, ranvier::Bf16>));

@@ -56,6 +56,17 @@ struct DotsCall {
   A* out;                // (Q, R, S) fully written
 };
 
+// out[q, r, i] = sum over s < count with ids[s] = i of values[s], in the order of the list. O: of the result, A or one
+// that sums are rounded to at the end. P and C are not used.
+template <class A, class O>
+struct DensifyCall {
+  OpsSizes size;
+  const A* values;       // (Q, R, S)
+  const int32_t* ids;    // (Q, R, S)
+  const int32_t* count;  // (Q, R)
+  O* out;                // (Q, R, N) fully written
+};
+
 // The neurons that fire (state > threshold) and then those that nearly do (near < state <= threshold), each ascending.
 // Spikes that find no slot are lost; the others take the slots that spikes left.
 template <class A>
