@@ -28,6 +28,7 @@ HANDLERS = {
     "ops_scatter": _SUMS,
     "ops_dots": tuple(_SUFFIX),
     "ops_spikes": _SUMS,
+    "ops_densify": ("float32", "float64", "bfloat16"),
 }
 # A handler -> what a library that has it computes.
 _WORDS = {"lif_forward": "continuous scheme", "grid_forward": "grid scheme", "ops_gather": "sparse operators"}

@@ -5,9 +5,21 @@ import jax.numpy as jnp
 from ranvier.errors import RanvierError
 from ranvier.ops import primitives
 from ranvier.ops.spike_vector import SpikeVector, used
+from ranvier.ops.ways import ways_of
 
 
-def spike_matmul(spikes, matrix, include_near=False, bias=None, transposed=False, dtype=None):
+def spike_matmul(
+    spikes,
+    matrix,
+    include_near=False,
+    bias=None,
+    transposed=False,
+    dtype=None,
+    *,
+    mode="sparse",
+    precision="float32",
+    activity=None,
+):
     """Spikes times a matrix: the sum of the rows that the spikes name (docs/equations.md, 34).
 
         out = sum over spikes s of value[s] matrix[ids[s]] + bias
@@ -21,6 +33,11 @@ def spike_matmul(spikes, matrix, include_near=False, bias=None, transposed=False
     bias : (C,) or None
     transposed : the matrix has the neurons in its second axis
     dtype : of the result; that of the sums, float32 or float64, unless given
+    mode : sparse reads the rows that lists name; dense multiplies whole rows; auto takes, for this product and for each
+        of its two gradients, what costs less (docs/design.md): static
+    precision : of dense products, static: float32; tf32, on a GPU; or bfloat16, with sums of 32 bits
+    activity : fraction of the neurons that spike, as measured, for auto, static; or two of them, the second of those
+        that are on a list at all, which is twice the first unless given. None: as many as the lists have room for
 
     Returns
     -------
@@ -29,21 +46,28 @@ def spike_matmul(spikes, matrix, include_near=False, bias=None, transposed=False
     Raises
     ------
     RanvierError
-        `matrix` has not two axes of real numbers, or not as many rows as there are neurons; `bias` does not fit.
+        `matrix` has not two axes of real numbers, or not as many rows as there are neurons; `bias` does not fit;
+        `mode` or `precision` is another word, or less than the 64 bits of the arrays; `activity` is no fraction.
 
     References
     ----------
     Finkbeiner et al. 2023 (arXiv 2311.04386).
     """
     _check_spikes("spike_matmul", spikes)
+    ways = ways_of("spike_matmul", mode, precision, activity)
     matrix, values = _checked("spike_matmul", spikes, spikes.value, matrix, bias, transposed)
+    if values.dtype == jnp.float64 and precision != "float32":
+        raise RanvierError(
+            f"spike_matmul: precision is {precision} for arrays of 64 bits; needs float32, which keeps them all; "
+            "leave it out, or make the arrays float32"
+        )
     if include_near:
         near = used(spikes.n_listed, spikes.capacity) & ~used(spikes.n_spikes, spikes.capacity)
         values = values + near.astype(values.dtype)
     values, ids, n_spikes, n_listed = _lists(spikes, values)
     # near-threshold neurons have the value 0 otherwise: only derivatives need their rows
     count = n_listed if include_near else n_spikes
-    out = primitives.gather(values, ids, count, matrix[None], n_listed)
+    out = primitives.gather(values, ids, count, matrix[None], n_listed, ways)
     return _finished(out, spikes, bias, dtype)
 
 

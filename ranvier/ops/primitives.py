@@ -11,36 +11,36 @@ of each in one operand are the other two, and derivatives of any order stay amon
 `reach` (Q, R), at least `count`, says that the entries from `count` to there have the value 0 *and* a derivative: the
 product leaves them out, and wherever the values are differentiated it takes them in.
 
-Each one is a handler of the compiled library where that has it, and the reference elsewhere. An axis of `jax.vmap`
-joins R where matrices are shared, and Q elsewhere.
+Each one is a handler of the compiled library where that has it, and the reference elsewhere; or a dense product, where
+the static option `ways` (`ranvier.ops.ways`) says so, which all derivatives take over. An axis of `jax.vmap` joins R
+where matrices are shared, and Q elsewhere.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from ranvier import kernels
-from ranvier.binding import PLATFORMS, alone, results_like, vary_alike
-from ranvier.ops import reference
+from ranvier.binding import vary_alike
+from ranvier.ops import dense, lowering, reference
+from ranvier.ops.ways import SPARSE
 
 
-def gather(values, ids, count, matrix, reach=None):
+def gather(values, ids, count, matrix, reach=None, ways=SPARSE):
     """Sums of the rows of `matrix` that lists name, each times its value: (Q, R, C)."""
-    return _gather.bind(*vary_alike([values, ids, count, matrix, count if reach is None else reach]))[0]
+    return _gather.bind(*vary_alike([values, ids, count, matrix, count if reach is None else reach]), ways=ways)[0]
 
 
-def scatter(values, ids, count, g, n_rows, reach=None):
+def scatter(values, ids, count, g, n_rows, reach=None, ways=SPARSE):
     """The rows of `g`, each times its value, added to the rows that lists name: (Q, n_rows, C)."""
     reach = count if reach is None else reach
-    return _scatter.bind(*vary_alike([values, ids, count, g, reach]), n_rows=n_rows)[0]
+    return _scatter.bind(*vary_alike([values, ids, count, g, reach]), n_rows=n_rows, ways=ways)[0]
 
 
-def dots(ids, count, matrix, g):
+def dots(ids, count, matrix, g, ways=SPARSE):
     """Products of the rows of `matrix` that lists name with those of `g`: (Q, R, S)."""
-    return _dots.bind(*vary_alike([ids, count, matrix, g]))[0]
+    return _dots.bind(*vary_alike([ids, count, matrix, g]), ways=ways)[0]
 
 
 def spikes(state, threshold, near_threshold, capacity):
@@ -55,49 +55,28 @@ def spikes(state, threshold, near_threshold, capacity):
 # How they are computed
 
 
-def _primitive(name, definition, shapes, dtype_of):
-    """`dtype_of` is the position of the operand whose type is in the handler's name."""
-    primitive = Primitive(f"ranvier_ops_{name}")
-    primitive.multiple_results = True
-    primitive.def_impl(lambda *operands, **options: alone(primitive, tuple(sorted(options.items())))(*operands))
-    primitive.def_abstract_eval(lambda *avals, **options: results_like(shapes(*avals, **options), avals))
-    by_reference = mlir.lower_fun(definition, multiple_results=True)
-    mlir.register_lowering(primitive, by_reference)
-
-    def lower(platform, ctx, *operands, **options):
-        dtype = ctx.avals_in[dtype_of].dtype
-        empty = any(0 in aval.shape for aval in (*ctx.avals_in, *ctx.avals_out))
-        if empty or not kernels.compiled(f"ops_{name}", dtype, platform):
-            return by_reference(ctx, *operands, **options)
-        kernels.register()
-        # without `reach`, which is the fifth
-        ctx = ctx.replace(avals_in=ctx.avals_in[:4])
-        return jax.ffi.ffi_lowering(kernels.target(f"ops_{name}", dtype))(ctx, *operands[:4])
-
-    for platform in PLATFORMS:
-        mlir.register_lowering(primitive, functools.partial(lower, platform), platform=platform)
-    return primitive
-
-
-_gather = _primitive(
+_gather = lowering.primitive(
     "gather",
     lambda values, ids, count, matrix, reach: [reference.gather(values, ids, count, matrix)],
     lambda values, ids, count, matrix, reach: [((*count.shape, matrix.shape[2]), values.dtype)],
     dtype_of=3,
+    by_product=dense.gather,
 )
-_scatter = _primitive(
+_scatter = lowering.primitive(
     "scatter",
     lambda values, ids, count, g, reach, n_rows: [reference.scatter(values, ids, count, g, n_rows)],
     lambda values, ids, count, g, reach, n_rows: [((g.shape[0], n_rows, g.shape[2]), values.dtype)],
     dtype_of=0,
+    by_product=dense.scatter,
 )
-_dots = _primitive(
+_dots = lowering.primitive(
     "dots",
     lambda ids, count, matrix, g: [reference.dots(ids, count, matrix, g)],
     lambda ids, count, matrix, g: [(ids.shape, g.dtype)],
     dtype_of=2,
+    by_product=dense.dots,
 )
-_spikes = _primitive(
+_spikes = lowering.primitive(
     "spikes",
     lambda state, high, low, capacity: list(reference.spikes(state, high, low, capacity)),
     lambda state, threshold, near_threshold, capacity: (
@@ -119,20 +98,22 @@ def _bilinear(primitive, places, transposes):
         for place in places:
             if type(tangents[place]) is not ad.Zero:
                 operands = [*primals[:place], tangents[place], *primals[place + 1 :]]
+                changed = options
                 if place == 0:
                     # tangents of values reach further than values do
                     operands[2] = operands[4]
-                terms.append(primitive.bind(*vary_alike(operands), **options)[0])
+                    changed = options | {"ways": options["ways"].of_real()}
+                terms.append(primitive.bind(*vary_alike(operands), **changed)[0])
         return [out], [functools.reduce(jnp.add, terms)]
 
-    def transpose(cotangents, *operands, **options):
+    def transpose(cotangents, *operands, ways, **_):
         (cotangent,) = cotangents
         out: list = [None] * len(operands)
         for place, rule in zip(places, transposes, strict=True):
             if ad.is_undefined_primal(operands[place]):
                 aval = operands[place].aval
                 zero = type(cotangent) is ad.Zero
-                out[place] = ad.Zero(aval) if zero else rule(cotangent, *operands).astype(aval.dtype)
+                out[place] = ad.Zero(aval) if zero else rule(ways, cotangent, *operands).astype(aval.dtype)
         return out
 
     ad.primitive_jvps[primitive] = jvp
@@ -143,24 +124,26 @@ _bilinear(
     _gather,
     (0, 3),
     (
-        lambda ct, values, ids, count, matrix, reach: dots(ids, reach, matrix, ct),
-        lambda ct, values, ids, count, matrix, reach: scatter(values, ids, count, ct, matrix.aval.shape[1], reach),
+        lambda ways, ct, values, ids, count, matrix, reach: dots(ids, reach, matrix, ct, ways),
+        lambda ways, ct, values, ids, count, matrix, reach: scatter(
+            values, ids, count, ct, matrix.aval.shape[1], reach, ways
+        ),
     ),
 )
 _bilinear(
     _scatter,
     (0, 3),
     (
-        lambda ct, values, ids, count, g, reach: dots(ids, reach, ct, g),
-        lambda ct, values, ids, count, g, reach: gather(values, ids, count, ct, reach),
+        lambda ways, ct, values, ids, count, g, reach: dots(ids, reach, ct, g, ways),
+        lambda ways, ct, values, ids, count, g, reach: gather(values, ids, count, ct, reach, ways),
     ),
 )
 _bilinear(
     _dots,
     (2, 3),
     (
-        lambda ct, ids, count, matrix, g: scatter(ct, ids, count, g, matrix.aval.shape[1]),
-        lambda ct, ids, count, matrix, g: gather(ct, ids, count, matrix),
+        lambda ways, ct, ids, count, matrix, g: scatter(ct, ids, count, g, matrix.aval.shape[1], ways=ways.of_real()),
+        lambda ways, ct, ids, count, matrix, g: gather(ct, ids, count, matrix, ways=ways.of_real()),
     ),
 )
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 def gather(values, ids, count, matrix):
     """out[q, r] = sum over s < count of values[q, r, s] matrix[q, ids[q, r, s]]: (Q, R, C)."""
-    rows = _dense(values, ids, count, matrix.shape[1])
+    rows = densify(values, ids, count, matrix.shape[1])
     return _product("qrn,qnc->qrc", rows, matrix.astype(values.dtype))
 
 
 def scatter(values, ids, count, g, n_rows):
     """out[q, i] = sum over r and s < count with ids[q, r, s] = i of values[q, r, s] g[q, r]: (Q, n_rows, C)."""
-    return _product("qrn,qrc->qnc", _dense(values, ids, count, n_rows), g)
+    return _product("qrn,qrc->qnc", densify(values, ids, count, n_rows), g)
 
 
 def dots(ids, count, matrix, g):
@@ -24,9 +24,29 @@ def dots(ids, count, matrix, g):
     n_rows = matrix.shape[1]
     if n_rows == 0:
         return jnp.zeros(ids.shape, g.dtype)
-    every = _product("qnc,qrc->qrn", matrix.astype(g.dtype), g)
-    named = jnp.take_along_axis(every, jnp.clip(ids, 0, n_rows - 1), axis=-1)
-    return jnp.where(_used(ids, count, n_rows), named, 0)
+    return at(_product("qnc,qrc->qrn", matrix.astype(g.dtype), g), ids, count)
+
+
+def densify(values, ids, count, n_rows):
+    """out[q, r, i] = sum over s < count with ids[q, r, s] = i of values[q, r, s]: (Q, R, n_rows)."""
+    place = jnp.where(used(ids, count, n_rows), ids, n_rows)
+    zero = jnp.zeros((*ids.shape[:-1], n_rows), values.dtype)
+    q, r = jnp.ogrid[: ids.shape[0], : ids.shape[1]]
+    q, r = (jnp.broadcast_to(x[..., None], ids.shape) for x in (q, r))
+    return zero.at[q, r, place].add(values, mode="drop")
+
+
+def at(rows, ids, count):
+    """out[q, r, s] = rows[q, r, ids[q, r, s]] for s < count, else 0: (Q, R, S)."""
+    n_rows = rows.shape[-1]
+    named = jnp.take_along_axis(rows, jnp.clip(ids, 0, n_rows - 1), axis=-1)
+    return jnp.where(used(ids, count, n_rows), named, 0)
+
+
+def used(ids, count, n_rows):
+    """Which slots are in use and name a row: (Q, R, S)."""
+    slot = jnp.arange(ids.shape[-1]).reshape((1,) * count.ndim + (-1,))
+    return (slot < count[..., None]) & (ids >= 0) & (ids < n_rows)
 
 
 def spikes(state, threshold, near_threshold, capacity):
@@ -50,20 +70,6 @@ def spikes(state, threshold, near_threshold, capacity):
 
 def _rank(mask):
     return jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1
-
-
-def _used(ids, count, n_rows):
-    slot = jnp.arange(ids.shape[-1]).reshape((1,) * count.ndim + (-1,))
-    return (slot < count[..., None]) & (ids >= 0) & (ids < n_rows)
-
-
-def _dense(values, ids, count, n_rows):
-    """The lists as rows (Q, R, n_rows); entries that name the same row add up."""
-    place = jnp.where(_used(ids, count, n_rows), ids, n_rows)
-    zero = jnp.zeros((*ids.shape[:-1], n_rows), values.dtype)
-    q, r = jnp.ogrid[: ids.shape[0], : ids.shape[1]]
-    q, r = (jnp.broadcast_to(x[..., None], ids.shape) for x in (q, r))
-    return zero.at[q, r, place].add(values, mode="drop")
 
 
 def _product(axes, a, b):
