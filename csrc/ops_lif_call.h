@@ -6,6 +6,8 @@
 #pragma once
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace ranvier {
 
 struct LifLoopSizes {
@@ -16,7 +18,9 @@ struct LifLoopSizes {
 
 // Neurons of a word of `fired`.
 constexpr int64_t kWord = 32;
-inline int64_t words_of(int64_t n) { return (n + kWord - 1) / kWord; }
+inline namespace RANVIER_TARGET {
+RANVIER_HD int64_t words_of(int64_t n) { return (n + kWord - 1) / kWord; }
+}  // namespace RANVIER_TARGET
 
 // Rows of `parameters`.
 enum LifRow { kDecay, kScale, kThreshold, kNear, kLifRows };
