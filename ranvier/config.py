@@ -20,8 +20,14 @@ from ranvier.errors import RanvierError
 class Config:
     """Options of a training run.
 
-    `Config()` is a valid run; `dataclasses.replace(config, lr=1e-2)` changes one option. Times are in ms.
+    `Config()` is a valid run, and so is `Config.of("deep")`; `dataclasses.replace(config, lr=1e-2)` changes one option.
+    Times are in ms.
     """
+
+    # model
+    model: Literal["space", "deep"] = "space"
+    """What is trained: one layer in space with delays, or a deep network without them through sparse operators. The
+    defaults of other options are those of the model."""
 
     # data
     data: str = "speech"
@@ -44,7 +50,7 @@ class Config:
     hidden: int = 100
     """Hidden neurons [count]."""
     recurrent: bool = True
-    """Connect the hidden neurons with each other."""
+    """Connect the hidden neurons with each other; in a deep network those of each layer."""
     layout: Literal["random", "line", "circle"] = "random"
     """Where the inputs start: at random, on a line along the first axis, or on a circle (in 2 dimensions)."""
     fixed_inputs: bool = False
@@ -57,6 +63,43 @@ class Config:
     """Standard deviation of the initial free delays [ms]."""
     match: str | None = None
     """With net inf: start from exactly the delays of this spatial net, such as 3; None: from delay_mu, delay_sigma."""
+
+    # deep network
+    sizes: str | None = None
+    """Neurons of each layer of a deep network, such as 1024,512,128 [count]; None: by depth."""
+    depth: int | None = None
+    """Layers of a deep network of the published sizes, 2 (512,128) to 6 [count]; None: by sizes, else 3."""
+    alpha: float = 0.95
+    """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1)."""
+    gain: float = 20.0
+    """Deep network: voltage that a constant current of 1 leads to [1]."""
+    near_threshold: float = 0.9
+    """Deep network: neurons between here and the threshold have a gradient, too [1]."""
+    near_schedule: bool = True
+    """Deep network: begin with near_start in place of near_threshold, and go half of the way there at each update."""
+    near_start: float = -100.0
+    """Deep network: where near_schedule begins [1]."""
+    max_activity: float | str = 0.05
+    """Deep network: room in the list of a step, as a fraction of the neurons of a layer, in (0, 1] [1]; with commas,
+    one a layer."""
+    input_capacity: int | None = None
+    """Deep network: room for input events of a step and sample [count]; None: so that none is lost."""
+    bias: bool = True
+    """Deep network: a trained constant current for each neuron."""
+    lsuv: bool = True
+    """Deep network: fit the initial weights and biases of one layer after the other to initial_std and initial_activity
+    on training samples; else the weights are orthogonal and no more."""
+    initial_std: float = 0.8
+    """Deep network: standard deviation of the initial voltages [1]."""
+    initial_activity: float = 0.05
+    """Deep network: the mean of the initial voltages is such that this fraction of a normal distribution is above the
+    threshold, in (0, 1) [1]."""
+    surrogate: Literal["super-spike", "fast-sigmoid", "arctan", "triangular"] = "super-spike"
+    """Deep network: what stands for the derivative of a spike."""
+    surrogate_scale: float | None = None
+    """Deep network: beta, slope, alpha or width of the surrogate [1]; None: 10, 25, 2 or 1."""
+    mode: Literal["auto", "sparse", "dense"] = "auto"
+    """Deep network: compute products from lists, or from all neurons; auto: whichever is faster."""
 
     # neuron
     neuron: Literal["lif", "adex"] = "lif"
@@ -81,8 +124,12 @@ class Config:
     """AdEx: adaptation at the start of a sample [1/ms]."""
 
     # readout
-    readout: Literal["count", "leaky-max", "leaky-mean", "first-spike"] = "count"
-    """What the class is read from: spike counts, the maximum or mean of leaky integrators, or the first spike."""
+    readout: Literal["count", "leaky-max", "leaky-mean", "first-spike", "step-linear", "spike-sum"] = "count"
+    """What the class is read from. In space: spike counts, the maximum or mean of leaky integrators, or the first
+    spike. Deep: step-linear, where the last layer integrates without spikes and each step has a vote, or spike-sum,
+    the counts of spiking outputs."""
+    readout_interval: int = 1
+    """Readout step-linear: steps from one vote to the next [count]."""
     output_tau: float = 20.0
     """Time constant of the leaky readouts [ms]."""
 
@@ -111,8 +158,9 @@ class Config:
     """Simulated time of a sample [ms]; None: from the data."""
     max_delay: float | None = None
     """Longest delay [ms]; None: 1.25 x the longest initial delay, grown when exceeded."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Floating-point type of the whole run."""
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] = "float32"
+    """Floating-point type of the whole run; tf32 and bfloat16: float32 with dense products so rounded, in deep
+    networks."""
 
     # training
     epochs: int = 60
@@ -125,12 +173,18 @@ class Config:
     """Updates of delays and positions are this many times larger [1]; 0: they stay."""
     warmup: int = 50
     """Updates over which the learning rate rises from zero [count]."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from zero, in place of warmup if above 0 [count]."""
+    decay: Literal["steps", "run"] = "steps"
+    """The cosine decay of the learning rate ends at update decay_steps, or with the run."""
     decay_steps: int = 1500
-    """Update at which the cosine decay of the learning rate ends [count]."""
+    """Update at which the cosine decay of the learning rate ends, with decay steps [count]."""
     decay_to: float = 0.1
     """Fraction of the learning rate that is left at the end of the decay, in [0, 1]."""
     weight_decay: float = 1e-5
     """Weight decay [1]."""
+    decoupled: bool = False
+    """Weights decay beside Adam (AdamW); else weight decay is a part of the gradient that Adam gets."""
     clip: float = 2.0
     """Adaptive gradient clipping: largest ratio of gradient to parameter norm [1]; 0: off."""
     target_rate_hz: float = 15.0
@@ -193,12 +247,39 @@ class Config:
                 raise _refusal(name, value, _describe(annotation))
             if name in RULES and value is not None and not RULES[name][0](value):
                 raise _refusal(name, value, RULES[name][1])
-        self._validate_space()
-        if self.decay_steps <= self.warmup:
+        self._validate_model()
+        if self.decay == "steps" and self.warmup_epochs == 0 and self.decay_steps <= self.warmup:
             raise _refusal("decay_steps", self.decay_steps, f"more than warmup, which is {self.warmup}")
         if self.resume is not None and self.overwrite:
             raise _refusal("overwrite", True, "false while resuming")
         return self
+
+    def _validate_model(self) -> None:
+        for name, models in USED_BY.items():
+            if self.model not in models and getattr(self, name) != getattr(Config, name):
+                raise _refusal(name, getattr(self, name), f"model {models[0]}, as model {self.model} does not use it")
+        if self.readout not in READOUTS[self.model]:
+            raise _refusal("readout", self.readout, f"one of {', '.join(READOUTS[self.model])} for model {self.model}")
+        if self.model == "space":
+            self._validate_space()
+            if self.precision not in ("float32", "float64"):
+                raise _refusal("precision", self.precision, "float32 or float64 for model space")
+        else:
+            self._validate_deep()
+
+    def _validate_deep(self) -> None:
+        from ranvier.deep_sizes import capacities, layer_sizes
+
+        sizes = layer_sizes(self.sizes, self.depth)
+        spiking = sizes[:-1] if self.readout == "step-linear" else sizes
+        if not spiking:
+            raise _refusal("sizes", self.sizes, "2 or more for readout step-linear, whose last layer has no spikes")
+        capacities(self.max_activity, spiking)
+        for name in ("near_threshold", "near_start"):
+            if getattr(self, name) > self.threshold:
+                raise _refusal(name, getattr(self, name), f"at most the threshold, which is {self.threshold:g}")
+        if self.readout != "step-linear" and self.readout_interval != 1:
+            raise _refusal("readout_interval", self.readout_interval, "readout step-linear")
 
     def _validate_space(self) -> None:
         from ranvier.space import parse
@@ -217,8 +298,23 @@ class Config:
         if self.layout == "circle" and placed.dim != 2:
             raise _refusal("layout", self.layout, f"a net of 2 dimensions, not {placed}")
 
+    @classmethod
+    def of(cls, model: str, **options: Any) -> "Config":
+        """The defaults of a model, but for the options that are given.
+
+        Parameters
+        ----------
+        model : `space` or `deep`
+        options : values of fields
+
+        Returns
+        -------
+        Config : not validated
+        """
+        return cls(**{"model": model, **DEFAULTS.get(model, {}), **options})
+
     def to_toml(self) -> str:
-        """Write all options as TOML; an option that is None is left out.
+        """Write all options of the model as TOML; an option that is None is left out.
 
         Returns
         -------
@@ -226,16 +322,18 @@ class Config:
         """
         import tomli_w
 
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        used = [field.name for field in fields(self) if self.model in USED_BY.get(field.name, (self.model,))]
+        values = {name: getattr(self, name) for name in used}
         return tomli_w.dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> "Config":
-        """Read options from a TOML file; those it does not name keep their defaults.
+    def from_toml(cls, path: str | Path, model: str | None = None) -> "Config":
+        """Read options from a TOML file; those it does not name keep the defaults of its model.
 
         Parameters
         ----------
         path : TOML file of `name = value` lines
+        model : in place of the one that the file names
 
         Returns
         -------
@@ -264,7 +362,8 @@ class Config:
                 )
         # TOML tells 1 from 1.0; where a float is wanted both mean the same number
         values = {name: float(v) if _wants_float(name) and type(v) is int else v for name, v in values.items()}
-        return cls(**values).validate()
+        name = model or values.pop("model", cls.model)
+        return cls.of(**{**values, "model": name}).validate()
 
 
 def suggestion(name: str, known) -> str:
@@ -327,6 +426,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("limit_train", "limit_validation", "limit_test", "n_channels", "hidden", "epochs", "batch_size"), _count
     ),
+    **dict.fromkeys(("input_capacity", "readout_interval"), _count),
+    **dict.fromkeys(("alpha", "initial_activity"), (lambda x: 0 < x < 1, "a fraction in (0, 1)")),
+    **dict.fromkeys(("gain", "initial_std", "surrogate_scale"), _positive),
+    "warmup_epochs": _not_negative,
     **dict.fromkeys(("position_sigma", "tau_mem", "tau_syn", "adex_tau_w", "output_tau"), _positive_ms),
     **dict.fromkeys(("dt", "duration", "max_delay"), _positive_ms),
     **dict.fromkeys(("threshold", "adex_delta_t", "lr"), _positive),
@@ -343,4 +446,35 @@ RULES: dict[str, Rule] = {
     "sparsity": (lambda x: 0 <= x < 1, "a fraction in [0, 1)"),
     "seed": (lambda x: 0 <= x < 2**32, "a whole number in [0, 2^32)"),
     "tag": (lambda x: all(c.isalnum() or c in "._+-" for c in x), "letters, digits and . _ + - only"),
+}
+
+READOUTS = {"space": ("count", "leaky-max", "leaky-mean", "first-spike"), "deep": ("step-linear", "spike-sum")}
+# Options that are not of all models, and whose they are.
+USED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        "net hidden layout fixed_inputs position_sigma delay_mu delay_sigma match neuron tau_mem tau_syn single_spike "
+        "adex_a adex_b adex_tau_w adex_delta_t adex_z0 output_tau weight_scale_in initial_rate_hz weight_scale_rec "
+        "weight_scale_out constant_weights positive_weights scheme backend max_delay delay_lr_scale target_rate_hz "
+        "rate_weight population_rate sparsity sparsity_schedule regrow".split(),
+        ("space",),
+    ),
+    **dict.fromkeys(
+        "sizes depth alpha gain near_threshold near_schedule near_start max_activity input_capacity bias lsuv "
+        "initial_std initial_activity surrogate surrogate_scale mode readout_interval".split(),
+        ("deep",),
+    ),
+}
+# What a model has in place of the defaults above.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "deep": {
+        "recurrent": False,
+        "readout": "step-linear",
+        "lr": 3e-3,
+        "warmup": 10,
+        "decay": "run",
+        "decay_to": 0.02,
+        "clip": 0.0,
+        "weight_decay": 1e-4,
+        "decoupled": True,
+    },
 }
