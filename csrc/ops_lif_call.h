@@ -25,7 +25,7 @@ RANVIER_HD int64_t words_of(int64_t n) { return (n + kWord - 1) / kWord; }
 // Rows of `parameters`.
 enum LifRow { kDecay, kScale, kThreshold, kNear, kLifRows };
 
-// v_t = decay (v_{t-1} <= threshold ? v_{t-1} : 0) + scale (I_t + R_t), in this order of operations; R_t is the sum of
+// v_t = decay (v_{t-1} > threshold ? 0 : v_{t-1}) + scale (I_t + R_t), in this order of operations; R_t is the sum of
 // the rows of w_rec that the spikes on the list of step t - 1 name, each times its value, in the order of the list.
 // The list of step t: neurons with v > threshold, then those with near < v <= threshold, each ascending.
 template <class A>
@@ -49,7 +49,7 @@ struct LifForwardCall {
 };
 
 // The walk back, from lam_{T+1} = 0 and dI_{T+1} = 0, with r_t = 0 where a neuron fired in step t - 1 (in the step
-// before the first: where v0 <= threshold does not hold), else 1:
+// before the first: where v0 > threshold), else 1:
 //
 //   e_t[s] = ct_excess_t[s] + factor_t[s] sum over c of w_rec[ids_t[s], c] dI_{t+1}[c]     (the sum: where recurrent)
 //   lam_t  = decay r_{t+1} lam_{t+1} + sum over the used slots s of e_t[s] at neuron ids_t[s]     (+ ct_v_last, t = T)

@@ -28,6 +28,8 @@ HANDLERS = {
     "ops_scatter": _SUMS,
     "ops_dots": tuple(_SUFFIX),
     "ops_spikes": _SUMS,
+    "ops_lif_forward": _SUMS,
+    "ops_lif_backward": _SUMS,
     "ops_densify": ("float32", "float64", "bfloat16"),
 }
 # A handler -> what a library that has it computes.

@@ -157,15 +157,14 @@ def _dense_spikes_jvp(primals, tangents):
 def dense(currents, w_rec, alpha, gain, threshold):
     """The dense network that the published code trains: all neurons, products with whole vectors of spikes."""
 
-    def step(carry, current):
-        v, z = carry
+    v = z = jnp.zeros(currents.shape[1:])
+    steps = []
+    # no scan: in one, the gradient's own derivative would miss that of the spikes
+    for current in currents:
         v = alpha * v * (1 - jax.lax.stop_gradient(z)) + gain * (1 - alpha) * (current + z @ w_rec)
         z = dense_spikes(v - threshold)
-        return (v, z), z
-
-    zero = jnp.zeros(currents.shape[1:])
-    (v, _), z = jax.lax.scan(step, (zero, zero), currents)
-    return z, v
+        steps.append(z)
+    return jnp.stack(steps), v
 
 
 def test_with_every_neuron_near_it_is_the_dense_network():

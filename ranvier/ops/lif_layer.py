@@ -1,14 +1,14 @@
 """`lif_layer`: LIF neurons over all steps of a sequence, with surrogate gradients for the neurons on short lists."""
 
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from ranvier.errors import RanvierError
-from ranvier.ops.matmul import spike_matmul
+from ranvier.ops.lif_loop import lif_loop
 from ranvier.ops.spike_vector import SpikeVector, check_capacity
-from ranvier.ops.spikes_from_state import spikes_from_state
 from ranvier.ops.surrogates import super_spike
 
 _SUPER_SPIKE = super_spike()
@@ -71,8 +71,9 @@ def lif_layer(
 
     Notes
     -----
-    Voltages are float32, or float64 where currents are. A spike that does not fit in the list is not sent, has no
-    derivative, and is counted in `n_lost` of its step; its neuron is reset all the same.
+    Voltages are float32, or float64 where currents are, and recurrent weights are used in that type. A spike that does
+    not fit in the list is not sent, has no derivative, and is counted in `n_lost` of its step; its neuron is reset all
+    the same.
 
     References
     ----------
@@ -86,7 +87,7 @@ def lif_layer(
         )
     check_capacity("lif_layer", capacity)
     currents = currents.astype(jnp.promote_types(currents.dtype, jnp.float32))
-    at_step = currents.shape[1:]
+    n_steps, at_step = currents.shape[0], currents.shape[1:]
     alpha, gain, threshold, near_threshold = (
         _per_neuron(name, x, at_step, currents.dtype)
         for name, x in (
@@ -96,38 +97,56 @@ def lif_layer(
             ("near_threshold", near_threshold),
         )
     )
-    if w_rec is not None and jnp.shape(w_rec) != (at_step[-1], at_step[-1]):
+    n = at_step[-1]
+    if w_rec is None:
+        w_rec = jnp.zeros((0, n), currents.dtype)
+    elif jnp.shape(w_rec) != (n, n) or not jnp.issubdtype(jnp.result_type(w_rec), jnp.floating):
         raise RanvierError(
-            f"lif_layer: w_rec is {jnp.shape(w_rec)}, currents are {currents.shape}; "
-            f"needs ({at_step[-1]}, {at_step[-1]}), a weight for each pair of neurons; change its shape"
+            f"lif_layer: w_rec is {jnp.shape(w_rec)} {jnp.result_type(w_rec)}, currents are {currents.shape}; "
+            f"needs real numbers ({n}, {n}), a weight for each pair of neurons; change its shape or type"
         )
     if state is None:
-        zero = jnp.zeros(at_step, currents.dtype)
-        state = LIFState(zero, SpikeVector.from_dense(zero, capacity))
+        state = LIFState(jnp.zeros(at_step, currents.dtype), _silent(at_step, capacity, currents.dtype))
     else:
         _check_state(state, at_step, capacity, currents.dtype)
-    scale = gain * (1 - alpha)
-
-    def step(state, current):
-        if w_rec is not None:
-            current = current + spike_matmul(state.spikes, w_rec, dtype=current.dtype)
-        kept = jnp.where(state.v > threshold, 0, state.v)
-        v = alpha * kept + scale * current
-        spikes = spikes_from_state(v, threshold, near_threshold, capacity, surrogate)
-        return LIFState(v, spikes), spikes
-
-    state, spikes = jax.lax.scan(step, state, currents)
-    return spikes, state
+    rows = math.prod(at_step[:-1])
+    last = state.spikes
+    before = (
+        state.v.reshape(1, rows, n),
+        last.value.astype(currents.dtype).reshape(1, rows, capacity),
+        last.ids.reshape(1, rows, capacity),
+        *(x.reshape(1, rows) for x in (last.n_spikes, last.n_listed)),
+    )
+    value, factor, ids, n_spikes, n_near, n_lost, n_near_dropped, v = lif_loop(
+        currents.reshape(1, n_steps, rows, n),
+        jnp.asarray(w_rec, currents.dtype)[None],
+        alpha,
+        gain * (1 - alpha),
+        threshold,
+        near_threshold,
+        before,
+        surrogate,
+    )
+    lists = (ids, value, factor, n_spikes, n_near, n_lost, n_near_dropped)
+    spikes = SpikeVector(*(x.reshape(n_steps, *at_step[:-1], *x.shape[3:]) for x in lists), n_neurons=n)
+    return spikes, LIFState(v.reshape(at_step), spikes[-1] if n_steps else last)
 
 
 def _per_neuron(name, x, at_step, dtype):
-    """A number as (), one number a neuron with as many axes as a step has."""
+    """(N,) of a number or of one a neuron."""
     x = jnp.asarray(x, dtype)
     if x.shape not in ((), at_step[-1:]):
         raise RanvierError(
             f"lif_layer: {name} is {x.shape}, a step {at_step}; needs a number or ({at_step[-1]},); change its shape"
         )
-    return x.reshape((1,) * (len(at_step) - 1) + x.shape) if x.ndim else x
+    return jnp.broadcast_to(x, at_step[-1:])
+
+
+def _silent(at_step, capacity, dtype):
+    """Lists of nobody."""
+    whole, real = (jnp.zeros((*at_step[:-1], capacity), x) for x in (jnp.int32, dtype))
+    nobody = jnp.zeros(at_step[:-1], jnp.int32)
+    return SpikeVector(whole, real, real, nobody, nobody, nobody, nobody, at_step[-1])
 
 
 def _check_state(state, at_step, capacity, dtype):

@@ -60,22 +60,22 @@ def spikes_from_state(state, threshold, near_threshold, capacity, surrogate=_SUP
     x = take(state, ids) - _named(threshold, ids, state.shape)
     listed = used(n_spikes + n_near, capacity)
     factor = jnp.where(listed, surrogate(jnp.where(listed, x, 0)), 0).astype(state.dtype)
-    value = _with_slope(used(n_spikes, capacity).astype(state.dtype), factor, x)
+    value = with_slope(used(n_spikes, capacity).astype(state.dtype), factor, x)
     factor = jax.lax.stop_gradient(factor)
     return SpikeVector(ids, value, factor, n_spikes, n_near, n_lost, n_near_dropped, n)
 
 
 @jax.custom_jvp
-def _with_slope(value, factor, x):
+def with_slope(value, factor, x):
     """`value`, with the derivative factor dx. The factor is an operand, so that second derivatives see its own."""
     del factor, x
     return value
 
 
-@_with_slope.defjvp
+@with_slope.defjvp
 def _with_slope_jvp(primals, tangents):
     # not the bare operand: a second derivative goes through both results
-    return _with_slope(*primals), primals[1] * tangents[2]
+    return with_slope(*primals), primals[1] * tangents[2]
 
 
 def _fitting(name, threshold, state):
