@@ -1,4 +1,5 @@
-// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu), for the FFI handlers (ops_ffi_cuda.cc).
+// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu, ops_densify_cuda.cu), for the FFI handlers
+// (ops_ffi_cuda.cc).
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -24,5 +25,7 @@ template <class A, class M>
 cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream);
 template <class A>
 cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream);
+template <class A, class O>
+cudaError_t ops_densify(const DensifyCall<A, O>& call, cudaStream_t stream);
 
 }  // namespace ranvier
