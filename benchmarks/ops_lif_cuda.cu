@@ -153,7 +153,7 @@ Layer<A> random_layer(const LifLoopSizes& z, Kind kind, std::mt19937_64& r) {
   return x;
 }
 
-// What `lif_forward` says, by plain loops.
+// What `ops_lif_forward` says, by plain loops.
 template <class A>
 void run_forward(Layer<A>& x) {
   const LifLoopSizes& z = x.z;
@@ -195,7 +195,7 @@ void run_forward(Layer<A>& x) {
     }
 }
 
-// What `lif_backward` is given beside what `lif_forward` returns.
+// What `ops_lif_backward` is given beside what `ops_lif_forward` returns.
 template <class A>
 void random_cotangents(Layer<A>& x, std::mt19937_64& r) {
   const LifLoopSizes& z = x.z;
@@ -216,7 +216,7 @@ void random_cotangents(Layer<A>& x, std::mt19937_64& r) {
   for (A& y : x.ct_v_last) y = coarse<A>(normal(r));
 }
 
-// What `lif_backward` says, by plain loops.
+// What `ops_lif_backward` says, by plain loops.
 template <class A>
 void run_backward(Layer<A>& x) {
   const LifLoopSizes& z = x.z;
@@ -276,12 +276,12 @@ void check_layer(const char* type, const LifLoopSizes& z, Kind kind, std::mt1993
     const LifForwardCall<A> c{z,         currents.at,       w_rec.at, parameters.at, v0.at,       values0.at,
                               ids0.at,   n_spikes0.at,      ids.at,   excess.at,     n_spikes.at, n_near.at,
                               n_lost.at, n_near_dropped.at, fired.at, v_last.at};
-    Device<char> scratch(lif_forward_scratch(c));
+    Device<char> scratch(ops_lif_forward_scratch(c));
     const std::string what = std::string("forward ") + name + ": ";
     for (int turn = 0; turn < 2; ++turn) {
       ids.spoil(), n_spikes.spoil(), n_near.spoil(), n_lost.spoil(), n_near_dropped.spoil(), excess.spoil();
       v_last.spoil(), fired.spoil(), scratch.spoil();
-      check(lif_forward(c, scratch.at, nullptr));
+      check(ops_lif_forward(c, scratch.at, nullptr));
       check(cudaDeviceSynchronize());
       compare(what + "fired", fired.read(), x.fired), compare(what + "v_last", v_last.read(), x.v_last);
       compare(what + "ids", ids.read(), x.ids), compare(what + "excess", excess.read(), x.excess);
@@ -300,14 +300,14 @@ void check_layer(const char* type, const LifLoopSizes& z, Kind kind, std::mt1993
   const LifBackwardCall<A> c{
       z,       ids.at,       n_listed.at,  factor.at,    fired.at,      w_rec.at,    parameters.at, v0.at,
       ids0.at, n_spikes0.at, ct_excess.at, ct_v_last.at, d_currents.at, d_excess.at, d_v0.at,       d_values0.at};
-  Device<char> scratch(lif_backward_scratch(c));
+  Device<char> scratch(ops_lif_backward_scratch(c));
   const std::string what = std::string("backward ") + name + ": ";
   const double slack = !z.recurrent ? 0 : sizeof(A) == 4 ? 1e-5 : 1e-13;
   std::vector<A> first[4];
   for (int turn = 0; turn < 2; ++turn) {
     for (Device<A>* out : {&d_currents, &d_excess, &d_v0, &d_values0}) out->spoil();
     scratch.spoil();
-    check(lif_backward(c, scratch.at, nullptr));
+    check(ops_lif_backward(c, scratch.at, nullptr));
     check(cudaDeviceSynchronize());
     int k = 0;
     for (Device<A>* out : {&d_currents, &d_excess, &d_v0, &d_values0}) {
@@ -467,8 +467,8 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   const LifBackwardCall<float> backward{
       z,       ids.at,       n_listed.at,  factor.at,    fired.at,      w_rec.at,    parameters.at, v0.at,
       ids0.at, n_spikes0.at, ct_excess.at, ct_v_last.at, d_currents.at, d_excess.at, d_v0.at,       d_values0.at};
-  Device<char> scratch(std::max(lif_forward_scratch(forward), lif_backward_scratch(backward)));
-  check(lif_forward(forward, scratch.at, nullptr));
+  Device<char> scratch(std::max(ops_lif_forward_scratch(forward), ops_lif_backward_scratch(backward)));
+  check(ops_lif_forward(forward, scratch.at, nullptr));
   add_counts<<<unsigned((lists + 255) / 256), 256>>>(n_spikes.at, n_near.at, n_listed.at, lists);
   check(cudaDeviceSynchronize());
   const double share = 100. / double(n);
@@ -478,8 +478,8 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   const double passes = 4. * double(lists) * double(n), slots = 4. * double(lists * z.s),
                bits = 4. * double(lists * words);
   const double forth = passes + 2 * slots + bits, back = passes + (recurrent ? 4 : 3) * slots + bits;
-  say("forward", time_of([&] { return lif_forward(forward, scratch.at, nullptr); }), forth, t);
-  say("backward", time_of([&] { return lif_backward(backward, scratch.at, nullptr); }), back, t);
+  say("forward", time_of([&] { return ops_lif_forward(forward, scratch.at, nullptr); }), forth, t);
+  say("backward", time_of([&] { return ops_lif_backward(backward, scratch.at, nullptr); }), back, t);
   if (recurrent) {
     if (!tune) return;
     say("forward own 1", time_of([&] { return n <= 1024 ? launch_steps<float, 1>(forward, nullptr) : cudaSuccess; }), 0,

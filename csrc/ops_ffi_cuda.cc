@@ -48,6 +48,14 @@ ffi::Error dots(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attr
   return said("dots", ops_dots(c, stream));
 }
 
+template <class A, class O>
+ffi::Error densify(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                   ffi::RemainingRets results) {
+  DensifyCall<A, O> c{};
+  if (auto wrong = bind_densify(c, attributes, arguments, results); wrong.failure()) return wrong;
+  return said("densify", ops_densify(c, stream));
+}
+
 template <class A>
 ffi::Error spikes(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                   ffi::RemainingRets results) {
@@ -60,3 +68,4 @@ ffi::Error spikes(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary at
 }  // namespace ranvier
 
 RANVIER_OPS_HANDLERS
+RANVIER_DENSIFY_HANDLERS

@@ -177,13 +177,13 @@ cudaError_t steps_back(const LifBackwardCall<A>& call, void* scratch, cudaStream
 }  // namespace
 
 template <class A>
-size_t lif_forward_scratch(const LifForwardCall<A>& call) {
+size_t ops_lif_forward_scratch(const LifForwardCall<A>& call) {
   LifChunk<A> w;
   return arrange(call, nullptr, w);
 }
 
 template <class A>
-size_t lif_backward_scratch(const LifBackwardCall<A>& call) {
+size_t ops_lif_backward_scratch(const LifBackwardCall<A>& call) {
   const LifLoopSizes& z = call.size;
   if (z.recurrent) return BackRoom<A>::numbers_bytes(z.n) <= most_shared() ? 0 : sizeof(A) * samples_of(z) * z.n;
   LifBackChunk<A> w;
@@ -191,7 +191,7 @@ size_t lif_backward_scratch(const LifBackwardCall<A>& call) {
 }
 
 template <class A>
-cudaError_t lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream_t stream) {
+cudaError_t ops_lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
   if (!z.recurrent) {
@@ -208,7 +208,7 @@ cudaError_t lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream
 }
 
 template <class A>
-cudaError_t lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStream_t stream) {
+cudaError_t ops_lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
   if (!z.recurrent) {
@@ -220,13 +220,13 @@ cudaError_t lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStre
   return steps_back(call, scratch, stream);
 }
 
-template size_t lif_forward_scratch(const LifForwardCall<float>&);
-template size_t lif_forward_scratch(const LifForwardCall<double>&);
-template size_t lif_backward_scratch(const LifBackwardCall<float>&);
-template size_t lif_backward_scratch(const LifBackwardCall<double>&);
-template cudaError_t lif_forward(const LifForwardCall<float>&, void*, cudaStream_t);
-template cudaError_t lif_forward(const LifForwardCall<double>&, void*, cudaStream_t);
-template cudaError_t lif_backward(const LifBackwardCall<float>&, void*, cudaStream_t);
-template cudaError_t lif_backward(const LifBackwardCall<double>&, void*, cudaStream_t);
+template size_t ops_lif_forward_scratch(const LifForwardCall<float>&);
+template size_t ops_lif_forward_scratch(const LifForwardCall<double>&);
+template size_t ops_lif_backward_scratch(const LifBackwardCall<float>&);
+template size_t ops_lif_backward_scratch(const LifBackwardCall<double>&);
+template cudaError_t ops_lif_forward(const LifForwardCall<float>&, void*, cudaStream_t);
+template cudaError_t ops_lif_forward(const LifForwardCall<double>&, void*, cudaStream_t);
+template cudaError_t ops_lif_backward(const LifBackwardCall<float>&, void*, cudaStream_t);
+template cudaError_t ops_lif_backward(const LifBackwardCall<double>&, void*, cudaStream_t);
 
 }  // namespace ranvier

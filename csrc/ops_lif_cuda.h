@@ -10,14 +10,14 @@ namespace ranvier {
 
 // Bytes of device memory that a call needs beside its buffers: some tens of MiB, whatever T.
 template <class A>
-size_t lif_forward_scratch(const LifForwardCall<A>& call);
+size_t ops_lif_forward_scratch(const LifForwardCall<A>& call);
 template <class A>
-size_t lif_backward_scratch(const LifBackwardCall<A>& call);
+size_t ops_lif_backward_scratch(const LifBackwardCall<A>& call);
 
 // Put the work on `stream`; nothing waits. All pointers of `call` are on the device; Q and R may be 0.
 template <class A>
-cudaError_t lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream_t stream);
+cudaError_t ops_lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream_t stream);
 template <class A>
-cudaError_t lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStream_t stream);
+cudaError_t ops_lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStream_t stream);
 
 }  // namespace ranvier
