@@ -8,17 +8,22 @@ from ranvier.ops import lowering, products, reference
 
 
 def gather(values, ids, count, matrix, reach, *, ways, word, platform):
-    def by(rows):
-        return products.product("qrn,qnc->qrc", rows, matrix, word, platform)
+    n_rows = matrix.shape[1]
 
-    return [_by_rows(by, values, ids, count, matrix.shape[1], ways, word)]
+    def by(word):
+        return products.product(
+            "qrn,qnc->qrc", _rows(values, ids, count, n_rows, word, platform), matrix, word, platform
+        )
+
+    return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
 
 def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
-    def by(rows):
-        return products.product("qrn,qrc->qnc", rows, g, word, platform)
+    def by(word):
+        rows = _rows(values, ids, count, n_rows, word, platform)
+        return products.product("qrn,qrc->qnc", rows, g, word, platform)[:, :n_rows]
 
-    return [_by_rows(by, values, ids, count, n_rows, ways, word)]
+    return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
 
 def dots(ids, count, matrix, g, *, ways, word, platform):
@@ -38,15 +43,17 @@ _densify = lowering.primitive(
 )
 
 
-def _by_rows(by, values, ids, count, n_rows, ways, word):
-    """`by` of the lists as dense rows: of 16 bits where the product rounds them so, or loses nothing."""
+def _rows(values, ids, count, n_rows, word, platform):
+    """The lists as rows for a product, of the width and the type that it takes."""
+    dtype = jnp.bfloat16 if word in ("bfloat16", "split") else values.dtype
+    return densify(values, ids, count, products.width(n_rows, word, platform), dtype)
 
-    def of(dtype):
-        return by(densify(values, ids, count, n_rows, dtype))
 
-    if word == "bfloat16" and values.dtype != jnp.float64:
-        return of(jnp.bfloat16)
-    if word != "split" or ways.real or values.dtype == jnp.float64:
-        return of(values.dtype)
+def _by_word(by, word, values, ids, count, n_rows, ways):
+    """`by` of the word; of float32 where the numbers are none that split can be told of, or known to be none."""
+    if values.dtype == jnp.float64 or (word == "split" and ways.real):
+        return by("float32")
+    if word != "split":
+        return by(word)
     whole = products.whole(values, reference.used(ids, count, n_rows), ids)
-    return jax.lax.cond(whole, lambda: of(jnp.bfloat16), lambda: of(values.dtype))
+    return jax.lax.cond(whole, lambda: by("split"), lambda: by("float32"))

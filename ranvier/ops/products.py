@@ -19,7 +19,7 @@ sum that would be infinite may be no number.
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
+from jax.lax import DotAlgorithmPreset, Precision
 
 WORDS = ("float32", "tf32", "bfloat16", "split")
 # significant bits of a type, over those of bfloat16
@@ -27,13 +27,37 @@ _PARTS = {"float32": 3, "float16": 2, "bfloat16": 1}
 
 
 def product(axes, a, b, word, platform):
-    """`jnp.einsum(axes, a, b)` in the precision of `word`; sums are of 32 bits, or 64 where an operand has them."""
+    """`jnp.einsum(axes, a, b)` in the precision of `word`; sums are of 32 bits, or 64 where an operand has them.
+
+    The axis `n` of `a` may be longer than that of `b`, by what `width` adds; where only `a` has it, so does the result.
+    """
     sums = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
     if sums == jnp.float64 or word == "float32" or (word == "tf32" and platform != "cuda"):
         return jnp.einsum(axes, a.astype(sums), b.astype(sums), precision=Precision.HIGHEST)
+    inputs, out = axes.split("->")
+    of_a, of_b = inputs.split(",")
+    # b has the length of an axis that rows in a are wider than
+    lengths = dict(zip(of_a, a.shape, strict=True)) | dict(zip(of_b, b.shape, strict=True))
+    wide = {x: n if x in "qr" else width(n, word, platform, 64 if x == "n" else 8) for x, n in lengths.items()}
+    a, b = (_padded(x, [wide[y] for y in of_x]) for x, of_x in ((a, of_a), (b, of_b)))
+    result = _by_tensor_cores(axes, a, b, word)
+    return result if wide == lengths else result[tuple(slice(lengths[x]) for x in out)]
+
+
+def width(n, word, platform, multiple=64):
+    """Length to which an axis of `n` is padded: the rows of what a GPU's tensor cores read begin at 16 bytes."""
+    aligned = {"tf32": 4, "bfloat16": 8, "split": 8}.get(word, 1)
+    return n if platform != "cuda" or n % aligned == 0 else -(-n // multiple) * multiple
+
+
+def _padded(x, shape):
+    return x if x.shape == tuple(shape) else jnp.pad(x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)])
+
+
+def _by_tensor_cores(axes, a, b, word):
     if word == "tf32":
-        # what XLA takes for float32 operands on a GPU unless more is asked for
-        return jnp.einsum(axes, a.astype(sums), b.astype(sums), precision=Precision.DEFAULT)
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return jnp.einsum(axes, a, b, precision=DotAlgorithmPreset.TF32_TF32_F32)
     left, right = (_parts(x, 1 if word == "bfloat16" else _PARTS[str(x.dtype)]) for x in (a, b))
     most = max(len(left), len(right))
     pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if i + j < most]

@@ -1,0 +1,187 @@
+"""The map of sparse and dense: microseconds of each way, over activity, size and batch; its picture and its table.
+
+    python -m benchmarks.map --out map.json                      measure on whatever JAX computes on
+    python -m benchmarks.map --out map.json --seconds 240        as many points as fit into the time
+    python -m benchmarks.map --out map.json --sizes 256 1024 --batch 1 32 256 --activity 0.01 0.1
+    python -m benchmarks.map --plot map.json [more.json ...] --figure docs/figures/map.png
+    python -m benchmarks.map --fit map.json [more.json ...]      the costs that ranvier.ops ships with, of these timings
+
+Matrices are square. Neurons spike independently with the given probability, and as many are near the threshold, which
+counts for the spike gradient alone. Rows: `sparse`, the compiled kernels; `float32`, `tf32`, `bfloat16` and `split`,
+the dense ways of `spike_matmul`, from lists, with the time that it takes to make rows of them; `plain float32` and so
+on, the product alone, of operands that are dense arrays of that type already; `brainevent`, where that is installed
+(forward and matrix gradient, from dense spikes, as it takes them). On a GPU several calls are one program, so that none
+waits until it is asked for. A call expected above `--limit` ms is left out.
+"""
+
+# ruff: noqa: T201 - its output is the table
+
+import argparse
+import importlib.util
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from pprint import pformat
+
+import jax
+import jax.numpy as jnp
+
+from ranvier import __version__, bench, kernels
+from ranvier.bench import Operands, Point
+from ranvier.ops import costs, dense
+from ranvier.ops.products import product
+
+ACTIVITY = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+BATCH = (1, 8, 32, 128, 256, 1024)
+NAMES = {"gather": "forward", "scatter": "matrix gradient", "dots": "spike gradient"}
+AXES = {"gather": ("qrn,qnc->qrc", "rows", "matrix"), "scatter": ("qrn,qrc->qnc", "rows", "g")}
+AXES["dots"] = ("qrc,qnc->qrn", "g", "matrix")
+# states, columns, batch, activity of the published kernels' own figures
+PUBLISHED = ((1024, 256, 1024, 0.035), (1024, 1024, 1024, 0.02), (4096, 4096, 256, 0.01))
+PUBLISHED += ((8192, 8192, 32, 0.01), (8192, 8192, 256, 0.01))
+
+
+class Both(Operands):
+    """Lists, and the same as dense arrays, of 32 and of 16 bits."""
+
+    def shapes(self, point):
+        shapes = super().shapes(point)
+        shapes["rows"] = jax.ShapeDtypeStruct((1, point.lists, point.n), jnp.float32)
+        return shapes | {f"{x}16": jax.ShapeDtypeStruct(shapes[x].shape, jnp.bfloat16) for x in ("rows", "matrix", "g")}
+
+    def arrays(self, point):
+        made = super().arrays(point)
+        made["rows"] = dense.densify(made["values"], made["ids"], made["n_spikes"], point.n, jnp.float32)
+        return made | {f"{x}16": made[x].astype(jnp.bfloat16) for x in ("rows", "matrix", "g")}
+
+
+def program(operator, way, n):
+    """`ranvier.bench.program`, and the rows that are not ours."""
+    kind, _, word = way.partition(" ")
+    if kind == "plain":
+        axes, a, b = AXES[operator]
+        platform = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        bits = "16" if word == "bfloat16" else ""
+        named = {"a": f"{a}{bits}", "b": f"{b}{bits}"}
+        return _renamed(lambda a, b: product(axes, a, b, word, platform), named)
+    if kind == "brainevent":
+        import brainevent
+
+        if operator == "gather":
+            return lambda rows, matrix: brainevent.BinaryArray(rows[0]) @ matrix[0]
+        return lambda rows, matrix, g: jax.grad(lambda w: jnp.vdot(brainevent.BinaryArray(rows[0]) @ w, g[0]))(
+            matrix[0]
+        )
+    return bench.program(operator, way, n)
+
+
+def _renamed(function, named):
+    """`function` of parameters of other names, which say what operands it takes."""
+    import inspect
+
+    parameters = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD) for x in named.values()]
+
+    def of(*given):
+        return function(*given)
+
+    of.__signature__ = inspect.Signature(parameters)
+    return of
+
+
+def run(options):
+    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    words = ("float32", "tf32", "split", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
+    plain = ("float32", "tf32", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
+    ways = options.ways or ["sparse", *(f"plain {x}" for x in plain), *words]
+    device = jax.devices()[0].device_kind
+    about = {"device": device, "processors": os.cpu_count(), "jax": jax.__version__, "ranvier": __version__}
+    about["kernels"] = kernels.status("cpu" if platform == "cpu" else "cuda").reason
+    print(f"JAX {jax.__version__}, {device}, {os.cpu_count()} processors\n{about['kernels']}")
+    points = [
+        Point(operator, n, n, batch, activity)
+        for n in options.sizes
+        for batch in options.batch
+        for operator in costs.OPERATORS
+        for activity in options.activity
+    ]
+    if options.published:
+        points = [Point(o, n, c, b, a) for n, c, b, a in PUBLISHED for o in costs.OPERATORS]
+    rows = bench.measure(
+        points,
+        ways,
+        lambda line: print(line, flush=True),
+        limit=1000 * options.limit,
+        seconds=options.seconds,
+        make=program,
+        made=Both(),
+    )
+    if importlib.util.find_spec("brainevent") and not options.ways:
+        some = [p for p in points if p.operator != "dots"]
+        rows += bench.measure(some, ["brainevent"], print, seconds=options.seconds, make=program, made=Both())
+    Path(options.out).write_text(json.dumps({"platform": platform, "about": about, "rows": rows}) + "\n")
+    print(f"{len(rows)} timings in {options.out}")
+
+
+def read(files):
+    """Platform and all timings of some files."""
+    contents = [json.loads(Path(file).read_text()) for file in files]
+    assert len({x["platform"] for x in contents}) == 1, "the files are of different platforms"
+    return contents[0]["platform"], [row for x in contents for row in x["rows"]]
+
+
+def show_fit(files):
+    """The table for `ranvier.ops.costs_shipped`, and how good it is."""
+    platform, rows = read(files)
+    mine = [row for row in rows if row["way"] in ("sparse", *bench.WORDS[platform])]
+    table = bench.fit(mine)
+    print(pformat({platform: table}, width=118, sort_dicts=False))
+    for precision in ("float32", "tf32", "bfloat16"):
+        worst = sorted(bench.regret(mine, table, precision, platform), key=lambda x: -x[1])
+        if worst:
+            missed = sum(x > 0.05 for _, x in worst)
+            print(f"{precision}: {missed} of {len(worst)} points more than 5 % slower than the better way; the worst:")
+            for point, x in worst[:5]:
+                print(f"  {100 * x:.0f} %  {asdict(point)}")
+
+
+def table(rows):
+    """Lines of a table: sparse and each dense way, in microseconds."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = [
+        "| operator | rows x columns | lists | activity | " + " | ".join(ways) + " |",
+        f"|{'---|' * (4 + len(ways))}",
+    ]
+    for point, us in bench.by_point(rows).items():
+        cells = " | ".join(f"{us[way]:.1f}" if way in us else "" for way in ways)
+        size = f"{point.n:,} x {point.columns:,} | {point.lists:,} | {100 * point.activity:g} %"
+        lines.append(f"| {NAMES[point.operator]} | {size} | {cells} |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", default="map.json")
+    add("--plot", nargs="+", metavar="FILE")
+    add("--fit", nargs="+", metavar="FILE")
+    add("--figure", default="docs/figures/map.png")
+    add("--activity", type=float, nargs="+", default=ACTIVITY)
+    add("--sizes", type=int, nargs="+", default=SIZES)
+    add("--batch", type=int, nargs="+", default=BATCH)
+    add("--ways", nargs="+", help="rows, instead of all")
+    add("--published", action="store_true", help="the five sizes of the published kernels' figures")
+    add("--limit", type=float, default=20.0, help="ms")
+    add("--seconds", type=float, default=1e9)
+    options = parser.parse_args()
+    if options.fit:
+        show_fit(options.fit)
+    elif options.plot:
+        print("\n".join(table(read(options.plot)[1])))
+    else:
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
