@@ -95,8 +95,17 @@ def _parse(arguments: list[str], default: Config) -> tuple[Any, dict[str, Any]]:
         """
         return _data, {"name": name, "test_data": test_data, "n_channels": n_channels}
 
+    def bench(quick: bool = False, out: str | None = None):
+        """Measure where sparse and dense products win on this machine, for networks with mode auto.
+
+        Args:
+            quick: Fewer sizes.
+            out: File for the result instead of the one that is read: RANVIER_COSTS, or costs.json of the user.
+        """
+        return _bench, {"quick": quick, "out": out}
+
     return tyro.extras.subcommand_cli_from_dict(
-        {"train": train, "eval": evaluate, "plot": plot, "info": info, "data": data},
+        {"train": train, "eval": evaluate, "plot": plot, "info": info, "data": data, "bench": bench},
         prog="ranvier",
         description="Train spiking neural networks that live in space and time.",
         args=arguments,
@@ -248,6 +257,14 @@ def _data(arguments: list[str], name: str | None, test_data: str | None, n_chann
     for group, indices in splits.test_groups.items():
         print(f"test samples of {group}: {len(indices)}")
     for line in splits.notes:
+        print(line)
+    return 0
+
+
+def _bench(arguments: list[str], quick: bool, out: str | None) -> int:
+    from ranvier.bench import bench
+
+    for line in bench(quick, out, _say):
         print(line)
     return 0
 
