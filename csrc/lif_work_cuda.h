@@ -1,6 +1,7 @@
 // What the LIF kernels on the GPU share: a call with its scratch, synapses as they read them, loads and additions.
 #pragma once
 #include "arrival.h"
+#include "copy_cuda.h"
 #include "lif_call.h"
 #include "lif_plan_cuda.h"
 #include "lif_step.h"
@@ -168,27 +169,6 @@ __device__ __forceinline__ Four<double> load_early(const Four<double>* place) {
   const double2 x = *reinterpret_cast<const double2*>(place);
   return {x.x, x.y, place->c, 0};
 }
-// Copies from global to shared memory that go on while the thread does; each closes a group, and `arrived` waits until
-// at most kOpen groups are under way.
-template <class T>
-__device__ __forceinline__ void copy(T* to, const T* from) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16 || sizeof(T) == 32);
-  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  if constexpr (sizeof(T) <= 8) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(sizeof(T)) : "memory");
-  } else {
-    for (unsigned k = 0; k < sizeof(T); k += 16)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at + k),
-                   "l"(reinterpret_cast<const char*>(from) + k)
-                   : "memory");
-  }
-}
-__device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kOpen>
-__device__ __forceinline__ void arrived() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
-}
-
 // Reads past the first cache, which does not see such additions.
 __device__ __forceinline__ Four<float> fetch(const Four<float>* place) {
   const float4 x = __ldcg(reinterpret_cast<const float4*>(place));
