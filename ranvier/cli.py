@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"ranvier {ranvier.__version__}")
             return 0
-        command, options = _parse(arguments, Config())
+        command, options = _parse(arguments, Config.of(_named_model(arguments) or Config.model))
         return command(arguments, **options)
     except SystemExit as stop:  # how tyro ends after --help and after words that it does not know
         return stop.code if isinstance(stop.code, int) else 0
@@ -49,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("ranvier: interrupted")
         return INTERRUPTED
+
+
+def _named_model(arguments: list[str]) -> str | None:
+    """The value of --model, whose defaults the other options have; None if it is not there."""
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word.split("=")[0] == "--model":
+            return word.partition("=")[2] or after
+    return None
 
 
 def _parse(arguments: list[str], default: Config) -> tuple[Any, dict[str, Any]]:
@@ -128,7 +136,7 @@ def _train(arguments: list[str], config: Config, file: str | None) -> int:
     else:
         run = None
         if file is not None:  # again, now with the file's values where no flag is given
-            config = _parse(arguments, Config.from_toml(file))[1]["config"]
+            config = _parse(arguments, Config.from_toml(file, _named_model(arguments)))[1]["config"]
         config.validate()
     try:
         return _train_run(config, run)
@@ -428,6 +436,9 @@ class _Terminal:
         for row in rows:
             parts.append(f"{row['split']} loss {row['loss']:.3f} top-1 {100 * row['top1']:.1f} %")
         parts.append(f"rate {rows[-1]['rate_hz']:.1f} Hz")
+        if "activity" in rows[0]:
+            parts.append("activity " + " ".join(f"{100 * x:.2f}" for x in rows[0]["activity"]) + " %")
+            parts.append("lost " + " ".join(f"{x:.3g}" for x in rows[0]["lost"]))
         parts += [f"{row['samples_per_s']:.0f} samples/s" for row in rows if row["split"] == "train"]
         self.note("  ".join(parts))
 
@@ -459,8 +470,9 @@ def _live_picture(run: Run):
     from ranvier.plots import open_window, position_map, save_figure
     from ranvier.space import parse
 
-    if not parse(run.config.net).has_positions:
-        _say(f"live: net {run.config.net} has no positions to draw")
+    if run.config.model == "deep" or not parse(run.config.net).has_positions:
+        what = "a deep network" if run.config.model == "deep" else f"net {run.config.net}"
+        _say(f"live: {what} has no positions to draw")
         return None
     path, window = run.folder / "figures" / "live.png", open_window()
     _say(f"live: {path} is drawn after each epoch{'' if window else '; no display for a window'}")

@@ -70,7 +70,7 @@ class Config:
     depth: int | None = None
     """Layers of a deep network of the published sizes, 2 (512,128) to 6 [count]; None: by sizes, else 3."""
     alpha: float = 0.95
-    """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1)."""
+    """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1) [1]."""
     gain: float = 20.0
     """Deep network: voltage that a constant current of 1 leads to [1]."""
     near_threshold: float = 0.9

@@ -13,6 +13,7 @@ from ranvier.deep_readout import leaky_integrator, votes
 from ranvier.deep_sizes import capacities, layer_sizes
 from ranvier.errors import RanvierError
 from ranvier.events import Events
+from ranvier.losses import sample_cross_entropy
 from ranvier.ops import SpikeVector
 
 SURROGATES = {
@@ -75,8 +76,7 @@ class DeepOutput:
 
     def sample_error(self, labels: jax.Array) -> jax.Array:
         """Cross entropy, mean over the steps that vote: (B,)."""
-        chosen = jnp.take_along_axis(self.step_logits, labels[None, :, None], axis=-1)[..., 0]
-        return jnp.mean(jax.nn.logsumexp(self.step_logits, axis=-1) - chosen, axis=0)
+        return jnp.mean(jax.vmap(sample_cross_entropy, (0, None))(self.step_logits, labels), axis=0)
 
     def rate_hz(self, duration: float) -> jax.Array:
         """Mean rate over the neurons that spike: (B,) [Hz]."""
@@ -86,6 +86,19 @@ class DeepOutput:
         """Each (B, L): `activity`, the fraction of neurons that fire in a step, `lost` and `near_dropped` a sample."""
         entries = self.lists[0].n_spikes.shape[0] * jnp.asarray(self.sizes, self.fired.dtype)
         return {"activity": self.fired / entries[None, :], "lost": self.lost, "near_dropped": self.near_dropped}
+
+    def hidden_events(self, dt: float) -> Events:
+        """Spikes of all layers at the middle of their steps, neurons counted on from layer to layer: (B, E)."""
+        times, neurons, first = [], [], 0
+        for spikes in self.lists:
+            middle = (jnp.arange(spikes.n_spikes.shape[0]) + 0.5) * dt
+            fired = jnp.arange(spikes.capacity)[None, None, :] < spikes.n_spikes[..., None]
+            times.append(jnp.where(fired, middle[:, None, None], jnp.inf))
+            neurons.append(jnp.where(fired, first + spikes.ids, 0))
+            first += spikes.n_neurons
+        time, neuron = (jnp.concatenate([_rows(x) for x in parts], axis=1) for parts in (times, neurons))
+        order = jnp.argsort(time, axis=1, stable=True)
+        return Events(jnp.take_along_axis(time, order, axis=1), jnp.take_along_axis(neuron, order, axis=1), first)
 
 
 @jax.tree_util.register_dataclass
@@ -148,6 +161,11 @@ class DeepNetwork:
         inputs = ops.spikes_from_events(events, duration=duration, dt=config.dt, capacity=capacity, dtype=dtype)
         return self.run(config, inputs, near_threshold(config, update))
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons of each layer that spikes."""
+        return tuple(layer.w.shape[1] for layer in self.layers)
+
     def run(self, config: Config, inputs: SpikeVector, near: Any) -> DeepOutput:
         """As `apply`, from lists of the inputs (T, B) and the lower threshold."""
         spikes, lists = inputs, []
@@ -177,10 +195,9 @@ class DeepNetwork:
 
     def capacities(self, config: Config) -> tuple[int, ...]:
         """Room in the lists of each layer; spiking outputs have room for all."""
-        sizes = tuple(layer.w.shape[1] for layer in self.layers)
         if self.integrator is not None:
-            return capacities(config.max_activity, sizes)
-        return (*capacities(config.max_activity, sizes[:-1]), sizes[-1])
+            return capacities(config.max_activity, self.sizes)
+        return (*capacities(config.max_activity, self.sizes[:-1]), self.sizes[-1])
 
     def _integrated(self, config: Config, spikes: SpikeVector) -> jax.Array:
         """Logits of the steps that vote: (n, B, K).
@@ -196,6 +213,11 @@ class DeepNetwork:
         currents = ops.spike_matmul(spikes, joined, bias=bias)
         every = config.readout_interval
         return leaky_integrator(currents, config.alpha, config.gain)[every - 1 :: every]
+
+
+def _rows(entries: jax.Array) -> jax.Array:
+    """(T, B, S) as (B, T S)."""
+    return jnp.moveaxis(entries, 1, 0).reshape(entries.shape[1], -1)
 
 
 def run_layer(layer: DeepLayer, config: Config, spikes: SpikeVector, near: Any, capacity: int) -> SpikeVector:
@@ -274,7 +296,7 @@ def init_deep(config: Config, key: jax.Array, n_in: int, n_classes: int) -> Deep
         )
 
     sizes = layer_sizes(config.sizes, config.depth)
-    if len(sizes) < 2 and config.readout == "step-linear":
+    if config.readout == "step-linear" and not sizes[1:]:
         raise RanvierError(
             f"init_deep: got a layer of {sizes[0]} neurons and readout step-linear, whose last layer has no spikes; "
             "needs 2 sizes or more; add one"
@@ -284,9 +306,9 @@ def init_deep(config: Config, key: jax.Array, n_in: int, n_classes: int) -> Deep
         pairs = zip(widths, widths[1:], strict=False)
         return DeepNetwork(tuple(layer(k, m, n, config.recurrent and k < len(sizes)) for k, (m, n) in enumerate(pairs)))
     widths = (n_in, *sizes)
-    *spiking, last = zip(widths, widths[1:], strict=False)
+    pairs = zip(widths[:-2], widths[1:-1], strict=True)
     return DeepNetwork(
-        tuple(layer(k, m, n, config.recurrent) for k, (m, n) in enumerate(spiking)),
-        layer(len(spiking), *last, False),
+        tuple(layer(k, m, n, config.recurrent) for k, (m, n) in enumerate(pairs)),
+        layer(len(sizes) - 1, widths[-2], sizes[-1], False),
         orthogonal(jax.random.fold_in(key, len(widths)), (sizes[-1], n_classes), dtype),
     )

@@ -10,6 +10,7 @@ from ranvier.config import Config
 from ranvier.errors import RanvierError
 from ranvier.events import Events
 from ranvier.layer import Layer
+from ranvier.losses import sample_cross_entropy
 from ranvier.native import refusal
 from ranvier.neurons import LIF, AdEx
 from ranvier.simulate import Simulation, simulate
@@ -53,6 +54,22 @@ class Output:
     simulation: Simulation
     output: Simulation | None = None
 
+    def sample_error(self, labels: jax.Array) -> jax.Array:
+        """Cross entropy of each sample: (B,)."""
+        return sample_cross_entropy(self.logits, labels)
+
+    def rate_hz(self, duration: float) -> jax.Array:
+        """Mean rate over the hidden neurons: (B,) [Hz]."""
+        return jnp.mean(self.spike_count, axis=1) * (1000.0 / duration)
+
+    def layers(self) -> dict[str, jax.Array]:
+        """Nothing a layer: there is one."""
+        return {}
+
+    def hidden_events(self, dt: float) -> Events:
+        """Spikes of the hidden neurons: (B, E)."""
+        return self.simulation.events
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -77,6 +94,21 @@ class Network:
     w_out: jax.Array
     space: Space
     output: Space | None = None
+
+    @property
+    def n_in(self) -> int:
+        """Input channels M."""
+        return self.w_in.shape[0]
+
+    @property
+    def n_classes(self) -> int:
+        """Classes K."""
+        return self.w_out.shape[1]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons of each layer with spikes that are kept: the hidden one."""
+        return (self.w_in.shape[1],)
 
     def recurrent_weights(self) -> jax.Array | None:
         """`w_rec` with a zero diagonal: (N, N) or None."""

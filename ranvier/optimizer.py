@@ -1,5 +1,6 @@
 """The Optax chain of a training run and its parameter groups."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +12,7 @@ from ranvier.errors import RanvierError
 from ranvier.network import Network
 
 WEIGHT = "weight"
+BIAS = "bias"
 DELAY = "delay"
 FROZEN = "frozen"
 
@@ -20,8 +22,9 @@ _INPUT_POSITIONS = ("x_in", "origin_in")
 def labels(network: Network, config: Config) -> Network:
     """The group of each parameter.
 
-    `weight`: all weight matrices. `delay`: everything that makes delays (free delays, positions, slack, lattice scale
-    and origins). `frozen`: delays when `delay_lr_scale` is 0, and input positions when `fixed_inputs` is set.
+    `weight`: all weight matrices. `bias`: constant currents. `delay`: everything that makes delays (free delays,
+    positions, slack, lattice scale and origins). `frozen`: delays when `delay_lr_scale` is 0, and input positions when
+    `fixed_inputs` is set.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ def labels(network: Network, config: Config) -> Network:
     def group(path: tuple, _leaf: jax.Array) -> str:
         keys = [str(getattr(key, "name", getattr(key, "key", key))) for key in path]
         if "params" not in keys:
-            return WEIGHT
+            return BIAS if keys[-1] == "bias" else WEIGHT
         inputs = keys[0] == "space" and keys[-1] in _INPUT_POSITIONS
         return FROZEN if config.delay_lr_scale == 0 or (config.fixed_inputs and inputs) else DELAY
 
@@ -86,6 +89,29 @@ def schedule(config: Config) -> optax.Schedule:
     )
 
 
+def settled_schedule(config: Config, steps: int) -> Config:
+    """The options of a run with its schedule in updates alone.
+
+        warmup <- round(warmup_epochs steps)  where above 0        decay_steps <- epochs steps  where decay is "run"
+
+    Parameters
+    ----------
+    config : Config
+    steps : int
+        Updates an epoch.
+
+    Returns
+    -------
+    Config
+        With `warmup_epochs` 0 and `decay` "steps".
+    """
+    warmup = round(config.warmup_epochs * steps) if config.warmup_epochs else config.warmup
+    decay_steps = config.epochs * steps if config.decay == "run" else config.decay_steps
+    if config.decay == "run":
+        warmup = min(warmup, decay_steps - 1)  # a run of few updates warms up all the time
+    return replace(config, warmup=warmup, warmup_epochs=0.0, decay="steps", decay_steps=decay_steps)
+
+
 class Optimizer(Protocol):
     """An Optax transformation of networks."""
 
@@ -104,12 +130,15 @@ def make_optimizer(network: Network, config: Config) -> Optimizer:
         g <- g + weight_decay p              weights only, before Adam
         p <- p - lr(u) s Adam(g)             s = 1 for weights, delay_lr_scale for delays, 0 for what is frozen
 
+    Where `decoupled`, weight_decay p is added to Adam(g) in place of g (AdamW).
+
     Parameters
     ----------
     network : Network
         Its structure decides the groups; its numbers do not matter.
     config : Config
-        `clip` (0: off), `weight_decay`, `lr`, `warmup`, `decay_steps`, `decay_to`, `delay_lr_scale`, `fixed_inputs`.
+        `clip` (0: off), `weight_decay`, `decoupled`, `lr`, `warmup`, `decay_steps`, `decay_to`, `delay_lr_scale`,
+        `fixed_inputs`.
 
     Returns
     -------
@@ -122,7 +151,8 @@ def make_optimizer(network: Network, config: Config) -> Optimizer:
 
     References
     ----------
-    Adaptive gradient clipping: Brock, De, Smith and Simonyan (2021), eq. 3. Adam: Kingma and Ba (2015).
+    Adaptive gradient clipping: Brock, De, Smith and Simonyan (2021), eq. 3. Adam: Kingma and Ba (2015). AdamW:
+    Loshchilov and Hutter (2019).
     """
     for name in ("lr", "clip", "weight_decay", "delay_lr_scale", "decay_to"):
         if not 0 <= getattr(config, name) < float("inf"):
@@ -132,9 +162,9 @@ def make_optimizer(network: Network, config: Config) -> Optimizer:
     groups = labels(network, config)
     is_weight = jax.tree.map(lambda group: group == WEIGHT, groups)
     parts = [optax.adaptive_grad_clip(config.clip)] if config.clip else []
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_weight))
-    parts += [optax.scale_by_adam(), optax.scale_by_learning_rate(schedule(config)), _scale_groups(groups, config)]
+    decay = [optax.add_decayed_weights(config.weight_decay, mask=is_weight)] if config.weight_decay else []
+    parts += [optax.scale_by_adam(), *decay] if config.decoupled else [*decay, optax.scale_by_adam()]
+    parts += [optax.scale_by_learning_rate(schedule(config)), _scale_groups(groups, config)]
     chain: Any = optax.chain(*parts)
     return chain
 

@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ BLUE, SKY, ORANGE, AMBER = "#0072B2", "#56B4E9", "#D55E00", "#E69F00"
 GREEN, PINK, GREY, INK = "#009E73", "#CC79A7", "#9A9A9A", "#262626"
 SPLITS = {"train": BLUE, "validation": ORANGE, "validation before pruning": SKY, "test": GREEN}
 GROUPS = (AMBER, PINK, "#7A5C00", INK)  # named groups of the test set
+LAYERS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, INK)
+LAYER_LINES = {"train": "--", "validation": "-o"}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 180,
@@ -64,7 +66,8 @@ def plot_run(folder: str | Path) -> list[Path]:
 
     Returns
     -------
-    list of Path : the PNG files written: `learning`, `raster`, `positions`, `delays`, `weights`
+    list of Path : the PNG files written: `learning`, `raster`, `positions`, `delays`, `weights`; of a deep network
+        `learning`, `activity`, `raster`
 
     Raises
     ------
@@ -77,10 +80,16 @@ def plot_run(folder: str | Path) -> list[Path]:
             "give the folder that the last line of ranvier train names"
         )
     config = Config.from_toml(folder / "config.toml")
+    rows = read_metrics(folder)
+    figures = _deep_figures(folder, rows) if config.model == "deep" else _space_figures(folder, config, rows)
+    (folder / "figures").mkdir(exist_ok=True)
+    return [save_figure(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def _space_figures(folder: Path, config: Config, rows: list[dict]) -> dict[str, Any]:
     spec = parse(config.net)
     found = {stage: _read_network(folder, name) for stage, name in (("before", "initial"), ("after", "best"))}
     stages = {stage: network for stage, network in found.items() if network is not None}
-    rows = read_metrics(folder)
     figures = {}
     if rows:
         target = config.target_rate_hz if config.rate_weight > 0 else None
@@ -95,8 +104,21 @@ def plot_run(folder: str | Path) -> list[Path]:
         figures["delays"] = delay_histograms({stage: network_delays(spec, n) for stage, n in stages.items()})
         network = stages.get("after", stages.get("before", {}))
         figures["weights"] = delay_weight_maps(network_delays(spec, network), network_weights(network))
-    (folder / "figures").mkdir(exist_ok=True)
-    return [save_figure(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
+    return figures
+
+
+def _deep_figures(folder: Path, rows: list[dict]) -> dict[str, Any]:
+    figures = {}
+    samples = read_arrays(folder / "samples.npz") if (folder / "samples.npz").is_file() else None
+    best = folder / "checkpoints" / "best.npz"
+    n_in, n_classes = (read_checkpoint(best)[1][x] for x in ("n_in", "n_classes")) if best.is_file() else (None, None)
+    if rows:
+        figures["learning"] = learning_curves(rows, n_classes=n_classes)
+        figures["activity"] = activity_curves(rows)
+    if samples is not None and n_in is not None:
+        sizes = samples["layer_sizes"]
+        figures["raster"] = raster(samples, n_in, int(sizes.sum()), sizes=sizes.tolist())
+    return figures
 
 
 def save_figure(figure, path: str | Path) -> Path:
@@ -315,7 +337,49 @@ def learning_curves(rows: list[dict], *, target_rate_hz: float | None = None, n_
         return figure
 
 
-def raster(samples: dict[str, np.ndarray], n_in: int, n_hidden: int):
+def activity_curves(rows: list[dict]):
+    """Activity, and spikes that found no room, of each layer of a deep network in each epoch.
+
+    Parameters
+    ----------
+    rows : metrics rows: `epoch`, `split`, and one number a layer in `activity`, `lost`, `near_dropped`
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.lines import Line2D
+
+    panels = (
+        ("activity", 100, "Activity", "neurons that fire in a step [%]"),
+        ("lost", 1, "Lost spikes", "a sample"),
+        ("near_dropped", 1, "Dropped near the threshold", "neurons a sample"),
+    )
+    n_layers = max((len(row.get("activity", ())) for row in rows), default=0)
+    with _style() as figure_of:
+        figure, axes = figure_of(1, 3, width=11, height=3.6)
+        for axis, (key, scale, title, label) in zip(axes, panels, strict=True):
+            for split, style in LAYER_LINES.items():
+                mine = [row for row in rows if row["split"] == split and key in row]
+                for layer in range(n_layers if mine else 0):
+                    epoch, value = [row["epoch"] for row in mine], [scale * row[key][layer] for row in mine]
+                    axis.plot(epoch, value, style, ms=3, color=LAYERS[layer % len(LAYERS)], zorder=3)
+            axis.set(title=title, xlabel="epoch", ylabel=label)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.margins(x=0.04)
+            if key == "activity":
+                axis.set_ylim(0, max(1.04 * axis.get_ylim()[1], 1e-3))
+            else:
+                # Most epochs lose a few or none, the first ones thousands.
+                axis.set_yscale("symlog", linthresh=1.0)
+                axis.set_ylim(-0.05, max(2.0 * axis.get_ylim()[1], 1.0))
+        marks = {f"layer {k + 1}": Line2D([], [], color=LAYERS[k % len(LAYERS)]) for k in range(n_layers)}
+        marks |= {split: Line2D([], [], color=GREY, ls=style.strip("o")) for split, style in LAYER_LINES.items()}
+        figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=len(marks))
+        return figure
+
+
+def raster(samples: dict[str, np.ndarray], n_in: int, n_hidden: int, sizes: Sequence[int] | None = None):
     """Input events above hidden spikes of the first three test samples.
 
     Parameters
@@ -323,6 +387,7 @@ def raster(samples: dict[str, np.ndarray], n_in: int, n_hidden: int):
     samples : `input_time`, `hidden_time` (B, E) [ms] padded with +inf; `input_channel`, `hidden_neuron` (B, E);
         `label`, `prediction` (B,); `duration` () [ms]; `class_names` (K,) text
     n_in, n_hidden : number of channels and of hidden neurons
+    sizes : of the layers, whose neurons are counted on from one to the next; None: one layer
 
     Returns
     -------
@@ -347,8 +412,10 @@ def raster(samples: dict[str, np.ndarray], n_in: int, n_hidden: int):
             axes[0, b].set_title(f"{names[label[b]]}, read as {names[prediction[b]]}",
                                  color=GREEN if right else ORANGE)  # fmt: skip
             axes[1, b].set_xlabel("time [ms]")
+            for first in np.cumsum(sizes or [])[:-1]:
+                axes[1, b].axhline(first - 0.5, color=GREY, lw=0.8)
         axes[0, 0].set_ylabel("input channel")
-        axes[1, 0].set_ylabel("hidden neuron")
+        axes[1, 0].set_ylabel("hidden neuron" if sizes is None else "neuron, layer on layer")
         figure.align_ylabels(axes[:, 0])
         return figure
 

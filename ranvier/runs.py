@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ranvier.config import Config
+from ranvier.deep_sizes import layer_sizes
 from ranvier.errors import RanvierError
 
 FORMAT = "ranvier checkpoint 1"
@@ -129,7 +130,7 @@ class Run:
 
         Parameters
         ----------
-        folder : where; None: `<out>/<data>-<net>-<hidden>-s<seed>[-tag]`, with a number appended if that exists
+        folder : where; None: `default_name` in `out`, with a number appended if that exists
         config : options; those of the one invocation (resume, overwrite, live, post_mortem) are not stored
         overwrite : replace the folder if it is a run folder
 
@@ -215,7 +216,7 @@ class Run:
 
         Parameters
         ----------
-        row : numbers and strings; a number that is not finite is stored as null
+        row : numbers, strings and lists of numbers; a number that is not finite is stored as null
         """
         line = _json({key: _finite(value) for key, value in row.items()}).encode() + b"\n"
         path = self.folder / "metrics.jsonl"
@@ -409,7 +410,7 @@ def read_metrics(folder: str | Path) -> list[dict]:
 
 
 def default_name(config: Config) -> str:
-    """The folder name of a run: `<data>-<net>-<hidden>-s<seed>[-tag]`.
+    """The folder name of a run: `<data>-<net>-<hidden>-s<seed>[-tag]`, of a deep one `<data>-deep-<sizes>-...`.
 
     Parameters
     ----------
@@ -421,7 +422,10 @@ def default_name(config: Config) -> str:
     """
     data = re.sub(r"(\.gz)?$", "", Path(config.data).name)
     data = re.sub(r"\.(h5|hdf5|npz|pkl|json)$", "", data)
-    parts = [data, config.net, str(config.hidden), f"s{config.seed}"] + ([config.tag] if config.tag else [])
+    network = [config.net, str(config.hidden)]
+    if config.model == "deep":
+        network = ["deep", *map(str, layer_sizes(config.sizes, config.depth))]
+    parts = [data, *network, f"s{config.seed}"] + ([config.tag] if config.tag else [])
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))
 
 

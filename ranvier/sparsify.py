@@ -72,8 +72,9 @@ def magnitude_mask(w: jax.Array, keep: float) -> jax.Array:
 
 
 def all_kept(network: Network) -> Masks:
-    """Masks that keep everything, for each matrix that can be pruned."""
-    return {name: jnp.ones(getattr(network, name).shape, bool) for name in PRUNED if getattr(network, name) is not None}
+    """Masks that keep everything, for each matrix that can be pruned: none of a deep network."""
+    matrices = {name: getattr(network, name, None) for name in PRUNED}
+    return {name: jnp.ones(w.shape, bool) for name, w in matrices.items() if w is not None}
 
 
 def prune(network: Network, config: Config, epoch: int) -> tuple[Network, Masks]:

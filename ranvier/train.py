@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,15 @@ from ranvier.augment import Augmentation, augmented_batch, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import Recordings, to_device
+from ranvier.deep_model import DeepModel
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
-from ranvier.losses import rate_penalty, sample_cross_entropy, sample_mean, true_rank
+from ranvier.losses import rate_penalty, sample_mean, true_rank
+from ranvier.model import Model
+from ranvier.model import Result as _Result
 from ranvier.network import Network, Output, init_network, project_delays, project_positive
-from ranvier.optimizer import make_optimizer, stop_frozen
+from ranvier.optimizer import make_optimizer, settled_schedule, stop_frozen
+from ranvier.report import MEANS, Metrics, Predictions, Quiet, Report, Reporter
 from ranvier.runs import Run
 from ranvier.sparsify import Masks, all_kept, apply_masks, prune
 
@@ -54,52 +58,9 @@ AUGMENT = 1
 # Test samples whose spikes are kept for figures.
 SAMPLES = 4
 
-# The numbers of a row of metrics that are means over samples.
-MEANS = ("loss", "top1", "top3", "rate_hz")
-
 
 class TrainingDiverged(RuntimeError):
     """A loss or a gradient is no longer a finite number; the message names the first one that is not."""
-
-
-class Reporter(Protocol):
-    """What `fit` tells while it runs, and the one thing it asks."""
-
-    def start(self, total_epochs: int, steps_per_epoch: int, epoch: int) -> None:
-        """Training starts after `epoch` epochs are done (0 for a new run)."""
-
-    def step(self, epoch: int, step: int, loss: float, top1: float, samples_per_s: float) -> None:
-        """Update `step` (from 1) of `epoch` (from 1) is done; loss and top1 are those of its batch."""
-
-    def epoch(self, rows: list[dict]) -> None:
-        """Rows of metrics were logged: of an epoch, of the network before training, or of the test at the end."""
-
-    def note(self, line: str) -> None:
-        """Something to know that is no metric."""
-
-    def live(self, network: Network) -> None:
-        """The network after an epoch."""
-
-    def stop_requested(self) -> bool:
-        """Whether to stop after this update and save; asked once an update."""
-        ...
-
-
-class Quiet:
-    """The reporter that says nothing and never stops."""
-
-    def start(self, total_epochs: int, steps_per_epoch: int, epoch: int) -> None: ...
-
-    def step(self, epoch: int, step: int, loss: float, top1: float, samples_per_s: float) -> None: ...
-
-    def epoch(self, rows: list[dict]) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-    def live(self, network: Network) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)
@@ -128,95 +89,15 @@ class TrainState:
 
     Parameters
     ----------
-    network : Network
+    network : Network or DeepNetwork
     optimizer : Optax state
     masks : dict of (M, N) bool
         Weights that are not held at zero.
     """
 
-    network: Network
+    network: Any
     optimizer: Any
     masks: Masks
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Means over samples.
-
-    Parameters
-    ----------
-    loss : float
-        Cross entropy, without the rate penalty.
-    top1, top3 : float
-        Fractions of samples whose class is first, or among the first three.
-    rate_hz : float [Hz]
-        Mean over samples and hidden neurons.
-    n : int
-        Number of samples.
-    """
-
-    loss: float
-    top1: float
-    top3: float
-    rate_hz: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a network says about each sample of a data set.
-
-    Parameters
-    ----------
-    loss : (n,) float64
-    rank : (n,) int32
-        Place of the true class: 0 is right.
-    predicted : (n,) int32
-    rate_hz : (n,) float64 [Hz]
-        Mean over hidden neurons.
-    lost : int
-        Spikes that no room could be made for: more of a neuron in one step than the simulation allows.
-    """
-
-    loss: np.ndarray
-    rank: np.ndarray
-    predicted: np.ndarray
-    rate_hz: np.ndarray
-    lost: int = 0
-
-    def metrics(self, indices: np.ndarray | None = None) -> Metrics:
-        """Means over all samples, or over those of `indices`."""
-        chosen = slice(None) if indices is None else np.asarray(indices)
-        loss, rank, rate = self.loss[chosen], self.rank[chosen], self.rate_hz[chosen]
-        if len(rank) == 0:
-            raise RanvierError("Predictions.metrics: got no samples; needs 1 or more; leave the empty group out")
-        means = [float(np.mean(x)) for x in (loss, rank < 1, rank < 3, rate)]
-        return Metrics(*means, n=len(rank))
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `fit` came to.
-
-    Parameters
-    ----------
-    network : Network
-        The best one by validation; the last one if the run was stopped.
-    epochs : int
-        Epochs done.
-    best_epoch : int
-        Epoch after which the best network was met (0: before training).
-    stopped : bool
-        Stopped on request before the end.
-    rows : list of dict
-        The test metrics, as logged; empty if the run was stopped.
-    """
-
-    network: Network
-    epochs: int
-    best_epoch: int
-    stopped: bool
-    rows: list[dict] = field(default_factory=list)
 
 
 def fit(config: Config, splits: Splits, run: Run, reporter: Reporter | None = None, resume: bool = False) -> Report:
@@ -259,7 +140,7 @@ def fit(config: Config, splits: Splits, run: Run, reporter: Reporter | None = No
 
 
 def evaluate(
-    network: Network,
+    network: Any,
     dataset: Dataset,
     config: Config,
     *,
@@ -271,7 +152,7 @@ def evaluate(
 
     Parameters
     ----------
-    network : Network
+    network : Network or DeepNetwork
     dataset : Dataset
     config : Config
         That of its training.
@@ -293,14 +174,14 @@ def evaluate(
         If the data set is empty or does not fit the network.
     """
     _check_data(network, dataset)
-    limits = initial_limits(network, config, dataset.latest, duration=duration, max_delay=max_delay)
+    limits = _model(config).limits(network, [dataset], duration=duration, max_delay=max_delay)
     predictions, _ = predict(network, to_device(dataset), config, limits)
     return {"all": predictions.metrics()} | {
         name: predictions.metrics(indices) for name, indices in (groups or {}).items() if len(indices)
     }
 
 
-def load_network(run: Run, name: str, n_in: int, n_classes: int) -> tuple[Network, dict]:
+def load_network(run: Run, name: str, n_in: int, n_classes: int) -> tuple[Any, dict]:
     """The network of a checkpoint.
 
     Parameters
@@ -313,7 +194,7 @@ def load_network(run: Run, name: str, n_in: int, n_classes: int) -> tuple[Networ
 
     Returns
     -------
-    (Network, dict)
+    (network, dict)
         The dict is the checkpoint's `meta`: `epoch`, `step`, `limits` (`duration`, `max_delay`, ...), `best`, ...
 
     Raises
@@ -328,16 +209,14 @@ def load_network(run: Run, name: str, n_in: int, n_classes: int) -> tuple[Networ
 
 def init_state(config: Config, n_in: int, n_classes: int) -> TrainState:
     """State before the first update, from `config.seed`."""
-    network = init_network(config, jax.random.key(config.seed), n_in, n_classes)
-    if config.positive_weights:
-        network = project_positive(network)
+    network = _model(config).init(jax.random.key(config.seed), n_in, n_classes)
     return TrainState(network, make_optimizer(network, config).init(network), all_kept(network))
 
 
 def initial_limits(
     network: Network, config: Config, latest: float, *, duration: float | None = None, max_delay: float | None = None
 ) -> Limits:
-    """Sizes to start a simulation with.
+    """Sizes to start a simulation of a network in space with.
 
     Parameters
     ----------
@@ -368,21 +247,21 @@ def initial_limits(
     return Limits(float(duration), float(max_delay), step_capacity, capacity)
 
 
-def predict(network: Network, recordings: Recordings, config: Config, limits: Limits) -> tuple[Predictions, Limits]:
+def predict(network: Any, recordings: Recordings, config: Config, limits: Any) -> tuple[Predictions, Any]:
     """What a network says about each sample.
 
     Parameters
     ----------
-    network : Network
+    network : Network or DeepNetwork
     recordings : Recordings
         A data set on the device, see `to_device`.
     config : Config
         `batch_size` and the options of the simulation.
-    limits : Limits
+    limits : those of the model
 
     Returns
     -------
-    (Predictions, Limits)
+    (Predictions, limits)
         The limits that were enough.
     """
     batches = _batches(np.arange(len(recordings.label)), config.batch_size)
@@ -392,14 +271,15 @@ def predict(network: Network, recordings: Recordings, config: Config, limits: Li
         sent = [_measure(network, recordings, indices, config=config, limits=limits) for indices, _ in part]
         for row in jax.device_get(sent):
             if not row.fits:
-                limits = _more_room(limits, row, config)
+                limits = _model(config).more_room(limits, row)
                 break
             rows.append(row)
     columns = zip(*(row.values for row in rows), strict=True)
     kept = np.concatenate([weight for _, weight in batches]) > 0
     loss, rank, predicted, rate = (np.concatenate(column)[kept] for column in columns)
     lost = sum(int(row.overflow) for row in rows)
-    return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64), lost), limits
+    layers = {name: np.concatenate([row.layers[name] for row in rows])[kept] for name in rows[0].layers}
+    return Predictions(loss.astype(np.float64), rank, predicted, rate.astype(np.float64), lost, layers), limits
 
 
 class _Training:
@@ -412,19 +292,19 @@ class _Training:
                 f"fit: got precision {config.precision} and jax_enable_x64 {enabled}; needs it for float64 and only "
                 "then; call jax.config.update('jax_enable_x64', ...) first"
             )
-        config = settled(config, splits.train)
+        self.steps = -(-len(splits.train) // config.batch_size)
+        config = settled_schedule(settled(config, splits.train), self.steps)
+        self.model = _model(config)
         self.config, self.splits, self.folder, self.reporter = config, splits, folder, reporter
         self.state: TrainState = init_state(config, splits.train.n_channels, splits.train.n_classes)
         for dataset in (splits.train, splits.validation, splits.test):
             _check_data(self.state.network, dataset)
-        latest = max(splits.train.latest, splits.validation.latest)
-        self.limits = initial_limits(self.state.network, config, latest)
+        self.limits = self.model.limits(self.state.network, [splits.train, splits.validation])
         # One length of rows for what is measured: each further shape would compile again.
         row = max(1, splits.validation.max_events, splits.test.max_events)
         self.train, self.validation = to_device(splits.train), to_device(splits.validation, row)
         self.row = row
         self.block = 1  # updates that are sent before their results are read
-        self.steps = -(-len(splits.train) // config.batch_size)
         self.done = 0  # epochs
         self.step = 0  # updates of the epoch under way
         self.sums = _no_sums()
@@ -449,33 +329,16 @@ class _Training:
             self.reporter.note(
                 f"{late} test events come after the simulated {self.limits.duration:g} ms and are left out"
             )
-        if self.config.weight_scale_in is None:
-            self._calibrate()
+        indices, _ = _batches(np.arange(len(self.splits.train)), self.config.batch_size)[0]
+        network, self.limits, notes = self.model.start(self.state.network, self.train, indices, self.limits)
+        self.state = replace(self.state, network=network)
+        for line in notes:
+            self.reporter.note(line)
         self._save("initial")
         row = self._validate("validation")
         self._log([row])
         self._choose(row)
         self._save("last")
-
-    def _calibrate(self) -> None:
-        """Scale the input weights such that the first training samples make the network fire at `initial_rate_hz`.
-
-        The scale is doubled from a small one, so that a far too active network is never simulated, then bisected.
-        """
-        indices, _ = _batches(np.arange(len(self.splits.train)), self.config.batch_size)[0]
-        start, target = self.state.network, self.config.initial_rate_hz
-        low, high, factor, rate = 0.0, math.inf, 2.0**-10, 0.0
-        for _ in range(CALIBRATIONS):
-            network = replace(start, w_in=start.w_in * factor)
-            call = partial(_measure, network, self.train, indices, config=self.config)
-            result, self.limits = _with_room(call, self.limits, self.config)
-            rate = float(np.mean(result.values[3]))
-            if abs(rate - target) <= CALIBRATED * target:
-                break
-            low, high = (factor, high) if rate < target else (low, factor)
-            factor = 2.0 * factor if high == math.inf else math.sqrt(low * high) if low else 0.5 * high
-        self.state = replace(self.state, network=network)
-        self.reporter.note(f"initial input weights x {factor:.4g}: the untrained network fires at {rate:.1f} Hz")
 
     def _epoch(self) -> bool:
         """Go through the rest of an epoch; False if asked to stop."""
@@ -511,7 +374,7 @@ class _Training:
             self._count(row, int(weight.sum()), seconds / done)
         if done < len(rows):
             self._refuse_infinite(rows[done])
-            self.limits = _more_room(self.limits, rows[done], self.config)
+            self.limits = self.model.more_room(self.limits, rows[done])
         if seconds > BLOCK_SECONDS:
             self.block = max(1, self.block // 2)
         elif seconds < BLOCK_SECONDS / 2:
@@ -527,6 +390,9 @@ class _Training:
             self.sums[name] += value
         self.sums["busiest"] = max(self.sums["busiest"], float(row.busiest))
         self.sums["latest"] = float(row.busiest)
+        for name, values in row.layers.items():
+            before = self.sums["layers"].get(name, [0.0] * len(values))
+            self.sums["layers"][name] = [x + float(y) * n for x, y in zip(before, values, strict=True)]
         self.reporter.step(self.done + 1, self.step, means["loss"], means["top1"], n / seconds)
 
     def _refuse_infinite(self, row: "_Result") -> None:
@@ -545,21 +411,12 @@ class _Training:
         sums = self.sums
         self.done, self.step, self.sums = self.done + 1, 0, _no_sums()
         means = {name: sums[name] / sums["n"] for name in MEANS}
+        means["layers"] = {name: [x / sums["n"] for x in values] for name, values in sums["layers"].items()}
         rows = [self._row("train", means, sums["seconds"], sums["n"])]
         self._note_lost("in training", int(sums["lost"]))
-        enough = _step_capacity(self.config, self.limits, PEAK * sums["busiest"])
-        if 4 * enough <= self.limits.step_capacity and self.state.network.backend(self.config) == "reference":
-            self.limits = replace(self.limits, step_capacity=enough)
-        # A burst needs room once; every later update would pay for it.
-        least = _records(self.config, self.limits.duration)
-        enough = _capacity(self.config, self.limits, 2 * sums["latest"], least)
-        if 4 * enough <= self.limits.capacity:
-            self.limits = replace(self.limits, capacity=enough)
-        longest = float(self.state.network.longest_delay())
-        if self.config.max_delay is not None and longest > self.config.max_delay:
-            self.reporter.note(
-                f"epoch {self.done}: the longest delay, {longest:.4g} ms, acts as {self.config.max_delay:g} ms"
-            )
+        self.limits, notes = self.model.after_epoch(self.state.network, self.limits, sums, self.done)
+        for line in notes:
+            self.reporter.note(line)
         if self.config.sparsity:
             network, masks = prune(self.state.network, self.config, self.done)
             if any(bool(jnp.any(getattr(network, name) != getattr(self.state.network, name))) for name in masks):
@@ -590,20 +447,22 @@ class _Training:
         rows = [logged[split] for split in parts]
         return Report(best.network, self.done, meta["epoch"], stopped=False, rows=rows)
 
-    def _keep_samples(self, network: Network) -> None:
+    def _keep_samples(self, network: Any) -> None:
         """Keep input and hidden spikes of the first test sample of each of a few classes."""
         test = self.splits.test
         indices = np.sort(np.unique(test.labels, return_index=True)[1][:SAMPLES])
         events = test.batch(indices, self.row)
-        limits = replace(self.limits, capacity=self.limits.capacity or _records(self.config, self.limits.duration))
+        limits = self.model.sample_limits(self.limits)
         result, _ = _with_room(partial(_spikes, network, events, config=self.config), limits, self.config)
         predicted, hidden = result.values
+        width = max(1, int(np.isfinite(hidden.time).sum(axis=1).max()))
         self.folder.save_arrays(
             "samples",
             input_time=events.time,
             input_channel=events.channel,
-            hidden_time=hidden.time,
-            hidden_neuron=hidden.channel,
+            hidden_time=hidden.time[:, :width],
+            hidden_neuron=hidden.channel[:, :width],
+            layer_sizes=np.array(network.sizes),
             label=test.labels[indices],
             prediction=predicted,
             index=indices,
@@ -617,25 +476,24 @@ class _Training:
         metrics = self._predict(self.state.network, self.validation).metrics()
         return self._row(split, asdict(metrics), time.perf_counter() - started, metrics.n)
 
-    def _predict(self, network: Network, recordings: Recordings) -> Predictions:
+    def _predict(self, network: Any, recordings: Recordings) -> Predictions:
         predictions, self.limits = predict(network, recordings, self.config, self.limits)
         self._note_lost("in measuring", predictions.lost)
         return predictions
 
     def _note_lost(self, where: str, lost: int) -> None:
         if lost:
-            self.reporter.note(
-                f"epoch {self.done}: lost {lost} spikes {where}, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
-            )
+            self.reporter.note(f"epoch {self.done}: {self.model.lost(where, lost)}")
 
     @property
     def _updates(self) -> int:
         """Updates since the start of the run."""
         return self.done * self.steps + self.step
 
-    def _row(self, split: str, means: Mapping[str, float], seconds: float, n: float) -> dict:
+    def _row(self, split: str, means: Mapping[str, Any], seconds: float, n: float) -> dict:
         row = {"epoch": self.done, "step": self._updates, "split": split}
-        return row | {name: means[name] for name in MEANS} | {"seconds": seconds, "samples_per_s": n / seconds}
+        row |= {name: means[name] for name in MEANS} | {"seconds": seconds, "samples_per_s": n / seconds}
+        return row | means["layers"]
 
     def _log(self, rows: list[dict]) -> None:
         for row in rows:
@@ -673,32 +531,111 @@ class _Training:
             )
         self.done, self.step = divmod(meta["step"], steps)
         # The sizes of the simulation decide in which order numbers are added, so they belong to the state.
-        self.limits = Limits(**meta["limits"])
+        self.limits = self.model.restored(meta["limits"])
         self.sums, self.best = meta["sums"], meta["best"]
         self.folder.rewind(meta["step"])
 
 
-class _Result(NamedTuple):
-    """What a compiled call gives back.
+class _SpaceModel:
+    """One layer in space; see `ranvier.model.Model`."""
 
-    `values` : what was asked for. `overflow`, `clipped` : spikes and delays that did not fit. `longest` : the longest
-    delay. `busiest` : spikes of the sample that has most. `fits` : more room would not help. Of an update also `going`,
-    whether it and all before it in its block changed the state, and the next `state`, which stays on the device.
-    """
+    def __init__(self, config: Config):
+        self.config = config
 
-    values: Any
-    overflow: Any
-    clipped: Any
-    longest: Any
-    busiest: Any
-    fits: Any
-    going: Any = None
-    state: Any = None
+    def init(self, key: jax.Array, n_in: int, n_classes: int) -> Network:
+        network = init_network(self.config, key, n_in, n_classes)
+        return project_positive(network) if self.config.positive_weights else network
+
+    def limits(
+        self,
+        network: Network,
+        datasets: Sequence[Dataset],
+        *,
+        duration: float | None = None,
+        max_delay: float | None = None,
+    ) -> Limits:
+        latest = max(dataset.latest for dataset in datasets)
+        return initial_limits(network, self.config, latest, duration=duration, max_delay=max_delay)
+
+    def sample_limits(self, limits: Limits) -> Limits:
+        return replace(limits, capacity=limits.capacity or _records(self.config, limits.duration))
+
+    def restored(self, limits: dict) -> Limits:
+        return Limits(**limits)
+
+    def start(
+        self, network: Network, recordings: Recordings, indices: np.ndarray, limits: Limits
+    ) -> tuple[Network, Limits, list[str]]:
+        """Scale the input weights such that the samples make the network fire at `initial_rate_hz`.
+
+        The scale is doubled from a small one, so that a far too active network is never simulated, then bisected.
+        """
+        if self.config.weight_scale_in is not None:
+            return network, limits, []
+        start, target = network, self.config.initial_rate_hz
+        low, high, factor, rate = 0.0, math.inf, 2.0**-10, 0.0
+        for _ in range(CALIBRATIONS):
+            network = replace(start, w_in=start.w_in * factor)
+            call = partial(_measure, network, recordings, indices, config=self.config)
+            result, limits = _with_room(call, limits, self.config)
+            rate = float(np.mean(result.values[3]))
+            if abs(rate - target) <= CALIBRATED * target:
+                break
+            low, high = (factor, high) if rate < target else (low, factor)
+            factor = 2.0 * factor if high == math.inf else math.sqrt(low * high) if low else 0.5 * high
+        return (
+            network,
+            limits,
+            [f"initial input weights x {factor:.4g}: the untrained network fires at {rate:.1f} Hz"],
+        )
+
+    def apply(self, network: Network, events: Events, limits: Limits, update: Any = None) -> Output:
+        return stop_frozen(network, self.config).apply(self.config, events, **asdict(limits))
+
+    def penalty(self, out: Output, limits: Limits, weight: jax.Array) -> Any:
+        config = self.config
+        penalty = rate_penalty(out.spike_count, limits.duration, config.target_rate_hz, config.population_rate, weight)
+        return config.rate_weight * penalty
+
+    def projected(self, network: Network) -> Network:
+        network = project_delays(network)
+        return project_positive(network) if self.config.positive_weights else network
+
+    def result(self, values: Any, out: Output, network: Network, limits: Limits) -> _Result:
+        return _result(values, out, network, self.config, limits)
+
+    def more_room(self, limits: Limits, result: _Result) -> Limits:
+        return _more_room(limits, result, self.config)
+
+    def after_epoch(self, network: Network, limits: Limits, sums: dict, epoch: int) -> tuple[Limits, list[str]]:
+        """Give back room that is no longer needed."""
+        enough = _step_capacity(self.config, limits, PEAK * sums["busiest"])
+        if 4 * enough <= limits.step_capacity and network.backend(self.config) == "reference":
+            limits = replace(limits, step_capacity=enough)
+        # A burst needs room once; every later update would pay for it.
+        least = _records(self.config, limits.duration)
+        enough = _capacity(self.config, limits, 2 * sums["latest"], least)
+        if 4 * enough <= limits.capacity:
+            limits = replace(limits, capacity=enough)
+        longest, allowed = float(network.longest_delay()), self.config.max_delay
+        if allowed is not None and longest > allowed:
+            return limits, [f"epoch {epoch}: the longest delay, {longest:.4g} ms, acts as {allowed:g} ms"]
+        return limits, []
+
+    def lost(self, where: str, n: int) -> str:
+        return f"lost {n} spikes {where}, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
+
+
+@lru_cache
+def _model(config: Config) -> Model:
+    return DeepModel(config) if config.model == "deep" else _SpaceModel(config)
 
 
 def _result(values: Any, out: Output, network: Network, config: Config, limits: Limits) -> _Result:
     busiest = jnp.max(jnp.sum(out.spike_count, axis=1) + out.overflow)
-    result = _Result(values, jnp.sum(out.overflow), out.delay_clipped, network.longest_delay(), busiest, None)
+    result = _Result(
+        values, jnp.sum(out.overflow), out.delay_clipped, network.longest_delay(), busiest, None, layers={}
+    )
     delays, spikes = _short_of(limits, result, config)
     return result._replace(fits=~(delays | spikes))
 
@@ -735,13 +672,13 @@ def _capacity(config: Config, limits: Limits, spikes: float, least: int) -> int:
     return min(_most(config, limits), least * 2**doublings)
 
 
-def _with_room(call: Callable[..., _Result], limits: Limits, config: Config) -> tuple[_Result, Limits]:
+def _with_room(call: Callable[..., _Result], limits: Any, config: Config) -> tuple[_Result, Any]:
     """Call with `limits`, and again with larger ones as long as spikes or delays did not fit."""
     while True:
         result = jax.device_get(call(limits=limits))
         if result.fits:
             return result, limits
-        limits = _more_room(limits, result, config)
+        limits = _model(config).more_room(limits, result)
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
@@ -754,7 +691,7 @@ def _train_step(
     update: jax.Array,
     *,
     config: Config,
-    limits: Limits,
+    limits: Any,
 ) -> _Result:
     """One update, from the numbers of its samples; the state stays as it is unless `going`, and the update fits.
 
@@ -764,11 +701,12 @@ def _train_step(
     events = augmented_batch(key, recordings, indices, Augmentation.of(config))
     labels = recordings.label[indices]
 
-    def objective(network: Network) -> tuple[jax.Array, tuple]:
-        out = stop_frozen(network, config).apply(config, events, **asdict(limits))
-        error = sample_mean(sample_cross_entropy(out.logits, labels), weight)
-        penalty = rate_penalty(out.spike_count, limits.duration, config.target_rate_hz, config.population_rate, weight)
-        return error + config.rate_weight * penalty, (error, out)
+    model = _model(config)
+
+    def objective(network: Any) -> tuple[jax.Array, tuple]:
+        out = model.apply(network, events, limits, update)
+        error = sample_mean(out.sample_error(labels), weight)
+        return error + model.penalty(out, limits, weight), (error, out)
 
     (loss, (error, out)), gradient = jax.value_and_grad(objective, has_aux=True)(state.network)
     finite = [jnp.isfinite(out.logits).all(), jnp.isfinite(loss)]
@@ -776,20 +714,20 @@ def _train_step(
     # A removed weight takes no part in the norms that gradients are clipped by.
     gradient = apply_masks(gradient, state.masks)
     updates, optimizer = make_optimizer(state.network, config).update(gradient, state.optimizer, state.network)
-    network = project_delays(jax.tree.map(jnp.add, state.network, updates))
-    if config.positive_weights:
-        network = project_positive(network)
+    network = model.projected(jax.tree.map(jnp.add, state.network, updates))
     network = apply_masks(network, state.masks)
 
     rank = true_rank(out.logits, labels)
-    means = [sample_mean(x, weight) for x in (rank < 1, rank < 3, _rate_hz(out, limits))]
-    result = _result((error, *means, jnp.stack(finite)), out, state.network, config, limits)
+    means = [sample_mean(x, weight) for x in (rank < 1, rank < 3, out.rate_hz(limits.duration))]
+    result = model.result((error, *means, jnp.stack(finite)), out, state.network, limits)
+    layers = {name: jax.vmap(sample_mean, (1, None))(x, weight) for name, x in result.layers.items()}
     going = going & result.fits & jnp.stack(finite).all()
     after = TrainState(network, optimizer, state.masks)
-    return result._replace(going=going, state=jax.tree.map(partial(jnp.where, going), after, state))
+    after = jax.tree.map(partial(jnp.where, going), after, state)
+    return result._replace(going=going, state=after, layers=layers)
 
 
-def _quantities(network: Network) -> list[str]:
+def _quantities(network: Any) -> list[str]:
     """What the flags `finite` of an update speak of, in the order in which they are computed."""
     paths = jax.tree_util.tree_flatten_with_path(network)[0]
     leaves = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
@@ -797,27 +735,22 @@ def _quantities(network: Network) -> list[str]:
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
-def _measure(
-    network: Network, recordings: Recordings, indices: jax.Array, *, config: Config, limits: Limits
-) -> _Result:
+def _measure(network: Any, recordings: Recordings, indices: jax.Array, *, config: Config, limits: Any) -> _Result:
     """Cross entropy, rank of the true class, predicted class and rate [Hz] of each sample."""
     labels = recordings.label[indices]
-    out = network.apply(config, recordings.batch(indices), **asdict(limits))
-    error, rank = sample_cross_entropy(out.logits, labels), true_rank(out.logits, labels)
-    values = (error, rank, jnp.argmax(out.logits, axis=1), _rate_hz(out, limits))
-    return _result(values, out, network, config, limits)
+    model = _model(config)
+    out = model.apply(network, recordings.batch(indices), limits)
+    error, rank = out.sample_error(labels), true_rank(out.logits, labels)
+    values = (error, rank, jnp.argmax(out.logits, axis=1), out.rate_hz(limits.duration))
+    return model.result(values, out, network, limits)
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))
-def _spikes(network: Network, events: Events, *, config: Config, limits: Limits) -> _Result:
+def _spikes(network: Any, events: Events, *, config: Config, limits: Any) -> _Result:
     """Predicted class and hidden spikes of each sample."""
-    out = network.apply(config, events, **asdict(limits))
-    return _result((jnp.argmax(out.logits, axis=1), out.simulation.events), out, network, config, limits)
-
-
-def _rate_hz(out: Output, limits: Limits) -> jax.Array:
-    """Mean rate over the hidden neurons: (B,) [Hz]."""
-    return jnp.mean(out.spike_count, axis=1) * (1000.0 / limits.duration)
+    model = _model(config)
+    out = model.apply(network, events, limits)
+    return model.result((jnp.argmax(out.logits, axis=1), out.hidden_events(config.dt)), out, network, limits)
 
 
 def _step_capacity(config: Config, limits: Limits, spikes: float) -> int:
@@ -843,8 +776,8 @@ def _batches(order: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]
     return batches
 
 
-def _check_data(network: Network, dataset: Dataset) -> None:
-    n_in, n_classes = network.w_in.shape[0], network.w_out.shape[1]
+def _check_data(network: Any, dataset: Dataset) -> None:
+    n_in, n_classes = network.n_in, network.n_classes
     if len(dataset) == 0:
         raise RanvierError(f"train: got no samples in data set {dataset.name}; needs 1 or more; use more data")
     if dataset.n_channels != n_in or dataset.n_classes > n_classes:
@@ -854,5 +787,5 @@ def _check_data(network: Network, dataset: Dataset) -> None:
         )
 
 
-def _no_sums() -> dict[str, float]:
-    return dict.fromkeys((*MEANS, "n", "lost", "seconds", "busiest", "latest"), 0)
+def _no_sums() -> dict[str, Any]:
+    return dict.fromkeys((*MEANS, "n", "lost", "seconds", "busiest", "latest"), 0) | {"layers": {}}

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ranvier import config as config_module
-from ranvier.config import TYPES, Config
+from ranvier.config import TYPES, USED_BY, Config
 from ranvier.errors import RanvierError
 
 # another valid value for every field, and what it needs of others
 OTHER = {
+    "model": "deep",
     "data": "a 'quoted' \"path\"/events \u00e9\U0001f600.h5",
     "test_data": "test.h5",
     "n_channels": 64,
@@ -29,6 +30,22 @@ OTHER = {
     "delay_mu": 0.0,
     "delay_sigma": 0.5,
     "match": "2",
+    "sizes": "64,32",
+    "depth": 4,
+    "alpha": 0.9,
+    "gain": 10.0,
+    "near_threshold": 0.5,
+    "near_schedule": False,
+    "near_start": -10.0,
+    "max_activity": "0.1,0.05",
+    "input_capacity": 48,
+    "bias": False,
+    "lsuv": False,
+    "initial_std": 0.5,
+    "initial_activity": 0.1,
+    "surrogate": "arctan",
+    "surrogate_scale": 3.0,
+    "mode": "sparse",
     "neuron": "adex",
     "tau_mem": 4.0,
     "tau_syn": 3.0,
@@ -40,6 +57,7 @@ OTHER = {
     "adex_delta_t": 0.2,
     "adex_z0": 0.0,
     "readout": "first-spike",
+    "readout_interval": 5,
     "output_tau": 1e-3,
     "weight_scale_in": 1200.0,
     "initial_rate_hz": 20.0,
@@ -58,6 +76,9 @@ OTHER = {
     "lr": 1.0000000000000002e-4,
     "delay_lr_scale": 0.0,
     "warmup": 0,
+    "warmup_epochs": 2.5,
+    "decay": "run",
+    "decoupled": True,
     "augment_shift": 20,
     "augment_jitter": 2.5,
     "augment_stretch": 0.1,
@@ -81,7 +102,13 @@ OTHER = {
     "live": True,
     "post_mortem": True,
 }
-NEEDS = {"match": {"net": "inf"}}
+STEP_LINEAR = {"model": "deep", "readout": "step-linear"}
+NEEDS = {
+    "match": {"net": "inf"},
+    **{name: STEP_LINEAR for name, models in USED_BY.items() if models == ("deep",)},
+    "model": {"readout": "step-linear"},
+    "max_activity": {**STEP_LINEAR, "sizes": "64,32,16"},
+}
 
 
 def test_every_field_has_another_value():
@@ -91,16 +118,20 @@ def test_every_field_has_another_value():
 
 @pytest.mark.parametrize("name", list(OTHER))
 def test_toml_round_trip(name, tmp_path):
-    config = replace(Config(), **{name: OTHER[name]}, **NEEDS.get(name, {}))
+    config = replace(Config(), **{**NEEDS.get(name, {}), name: OTHER[name]})
     (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
     back = Config.from_toml(tmp_path / "c.toml")
     assert back == config
     assert type(getattr(back, name)) is type(OTHER[name])
 
 
-def test_toml_round_trip_of_all_at_once(tmp_path):
-    together = {name: value for name, value in OTHER.items() if name not in ("match", "overwrite")}
-    config = Config(**together).validate()
+@pytest.mark.parametrize("model", ["space", "deep"])
+def test_toml_round_trip_of_all_at_once(tmp_path, model):
+    apart = ("match", "overwrite", "depth")
+    together = {k: v for k, v in OTHER.items() if k not in apart and model in USED_BY.get(k, (model,))}
+    if model == "deep":
+        together |= {"readout": "step-linear", "sizes": "64,32,16", "precision": "tf32"}
+    config = Config(**{**together, "model": model}).validate()
     (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
     assert Config.from_toml(tmp_path / "c.toml") == config
 
@@ -134,6 +165,7 @@ def test_help_reaches_tyro(capsys):
 
 
 BAD = [
+    ("model", "flat"),
     ("dt", -0.5),
     ("dt", 0.0),
     ("dt", float("nan")),
@@ -188,6 +220,8 @@ BAD = [
     ("augment_blend", 1.5),
     ("decay_steps", 0),
     ("decay_steps", 50),
+    ("warmup_epochs", -1.0),
+    ("decay", "never"),
     ("decay_to", 1.5),
     ("weight_decay", -1.0),
     ("clip", -1.0),
@@ -212,6 +246,61 @@ def test_bad_values_are_refused_in_one_line(name, value):
     assert "needs" in str(caught.value)
 
 
+BAD_DEEP = [
+    ("sizes", "64,x"),
+    ("sizes", "64"),
+    ("sizes", "64,0"),
+    ("sizes", ""),
+    ("depth", 1),
+    ("depth", 7),
+    ("alpha", 1.0),
+    ("alpha", 0.0),
+    ("gain", 0.0),
+    ("near_threshold", 1.5),
+    ("near_start", 1.5),
+    ("max_activity", 0.0),
+    ("max_activity", 1.5),
+    ("max_activity", "0.1,0.1,0.1"),
+    ("max_activity", "much"),
+    ("input_capacity", 0),
+    ("initial_std", 0.0),
+    ("initial_activity", 1.0),
+    ("surrogate", "relu"),
+    ("surrogate_scale", 0.0),
+    ("mode", "fast"),
+    ("readout", "count"),
+    ("readout_interval", 0),
+    ("net", "inf"),
+    ("tau_mem", 4.0),
+    ("delay_lr_scale", 1.0),
+    ("precision", "float16"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_DEEP)
+def test_bad_values_of_deep_networks_are_refused_in_one_line(name, value):
+    with pytest.raises(RanvierError, match=name) as caught:
+        Config.of("deep", **{name: value}).validate()
+    assert "\n" not in str(caught.value) and "needs" in str(caught.value)
+
+
+def test_options_of_another_model_are_refused():
+    for name, models in USED_BY.items():
+        with pytest.raises(RanvierError, match=f"{name} .* model {models[0]}"):
+            other = {"space": "deep", "deep": "space"}[models[0]]
+            Config.of(other, **{name: OTHER[name]}).validate()
+    with pytest.raises(RanvierError, match="float32 or float64"):
+        Config(precision="tf32").validate()
+
+
+def test_each_model_has_its_defaults(tmp_path):
+    (tmp_path / "c.toml").write_text('model = "deep"\nepochs = 3\n')
+    assert Config.from_toml(tmp_path / "c.toml") == Config.of("deep", epochs=3) != Config(model="deep", epochs=3)
+    (tmp_path / "c.toml").write_text("epochs = 3\n")
+    assert Config.from_toml(tmp_path / "c.toml", model="deep") == Config.of("deep", epochs=3)
+    assert "net =" not in Config.of("deep").to_toml() and "alpha =" not in Config().to_toml()
+
+
 @pytest.mark.parametrize("spec", ["", "x", "-1", "2e", "inf2"])
 def test_bad_spec(spec):
     with pytest.raises(RanvierError):
@@ -232,6 +321,9 @@ def test_bad_spec(spec):
         {"net": "inf", "match": "0"},
         {"resume": "runs/a", "overwrite": True},
         {"warmup": 20_000},
+        {"model": "deep"},
+        {"model": "deep", "readout": "step-linear", "sizes": "64,32", "depth": 3},
+        {"model": "deep", "readout": "spike-sum", "readout_interval": 2},
     ],
 )
 def test_options_that_contradict_each_other(options):
