@@ -108,20 +108,20 @@ def run(options):
     ]
     if options.published:
         points = [Point(o, n, c, b, a) for n, c, b, a in PUBLISHED for o in costs.OPERATORS]
-    rows = bench.measure(
-        points,
-        ways,
-        lambda line: print(line, flush=True),
-        limit=1000 * options.limit,
-        seconds=options.seconds,
-        make=program,
-        made=Both(),
-    )
+    rows = []
+
+    def save(line):
+        print(line, flush=True)
+        Path(options.out).write_text(json.dumps({"platform": platform, "about": about, "rows": rows}) + "\n")
+
+    some = [(points, ways)]
     if importlib.util.find_spec("brainevent") and not options.ways:
-        some = [p for p in points if p.operator != "dots"]
-        rows += bench.measure(some, ["brainevent"], print, seconds=options.seconds, make=program, made=Both())
-    Path(options.out).write_text(json.dumps({"platform": platform, "about": about, "rows": rows}) + "\n")
-    print(f"{len(rows)} timings in {options.out}")
+        some.append(([p for p in points if p.operator != "dots"], ["brainevent"]))
+    given = {"limit": 1000 * options.limit, "seconds": options.seconds / len(some), "make": program, "made": Both()}
+    for points, ways in some:
+        for row in bench.measure(points, ways, save, **given):
+            rows.append(row)
+    save(f"{len(rows)} timings in {options.out}")
 
 
 def read(files):

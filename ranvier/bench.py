@@ -7,10 +7,11 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,12 +159,14 @@ class Timing:
     def __init__(self, function: Callable, shapes: dict, expected: float, budget: float = 4000.0):
         self.names = list(inspect.signature(function).parameters)
         self._function, self._shapes = function, [shapes[name] for name in self.names]
-        self._inside = 1 if jax.default_backend() == "cpu" else max(1, min(16, round(400 / expected)))
+        self._inside = 1 if jax.default_backend() == "cpu" else max(1, min(12, round(400 / expected)))
         self._outside = max(1, min(50, round(budget / (self._inside * expected))))
 
     def compile(self) -> "Timing":
-        program = jax.jit(repeated(self._function, self._inside))
-        self._call = program.lower(*self._shapes * self._inside).compile()
+        program = jax.jit(repeated(self._function, self._inside)).lower(*self._shapes * self._inside)
+        # products by cuBLAS alone: the search for the best of Triton's takes seconds a product
+        options: Any = {"xla_gpu_enable_triton_gemm": False}
+        self._call = program.compile(None if jax.default_backend() == "cpu" else options)
         return self
 
     def microseconds(self, arrays: dict, repeats: int = 5) -> float:
@@ -189,43 +192,45 @@ def measure(
     seconds: float = math.inf,
     make: Callable = program,
     made: Operands | None = None,
-) -> list[dict]:
-    """[{point, way, us}] of each way at each point, as far as one call takes about `limit` us and all take `seconds`.
+) -> Iterator[dict]:
+    """{point, way, us} of each way at each point, as far as one call takes about `limit` us and all take `seconds`.
 
     What a dense product costs has nothing to do with the activity, so it is timed at one of them. `make` and `made` are
     `program` and its `Operands`, unless given.
     """
     cpu = jax.default_backend() == "cpu"
-    table, made, end = costs.table("cpu" if cpu else "cuda"), made or Operands(), time.monotonic() + seconds
-    rows, kept, left_out = [], {}, 0
+    table, made, started = costs.table("cpu" if cpu else "cuda"), made or Operands(), time.monotonic()
+    kept, done, left_out, said = {}, 0, 0, started
     # A GPU waits while a program is compiled, so many are at once; on a CPU that would disturb what is timed.
     with ThreadPoolExecutor(1 if cpu else os.cpu_count()) as pool:
-        for some in _batched(points, 1 if cpu else 100):
+        for some in _batched(points, 1 if cpu else 42):
             work = []
             for point, way in itertools.product(some, ways):
                 about = (point.operator, point.n, point.columns, point.lists, way)
                 known = table[point.operator]
                 expected = costs.microseconds(known.get(way, known["float32"]), point.size())
-                if expected > limit or time.monotonic() > end:
+                if expected > limit or time.monotonic() > started + seconds:
                     left_out += 1
-                elif way == "sparse" or about not in kept:
+                    continue
+                timing = None
+                if way == "sparse" or about not in kept:
                     timing = Timing(make(point.operator, way, point.n), made.shapes(point), max(expected, 2.0))
-                    kept[about] = None
-                    work.append((point, way, pool.submit(timing.compile)))
-                else:
-                    work.append((point, way, None))
+                    timing = pool.submit(timing.compile)
+                    kept[about] = math.nan
+                work.append((point, way, about, timing))
             for point, mine in itertools.groupby(work, lambda x: x[0]):
                 mine = list(mine)
                 arrays = made.arrays(point) if any(timing for *_, timing in mine) else {}
-                for _, way, timing in mine:
-                    about = (point.operator, point.n, point.columns, point.lists, way)
+                for _, way, about, timing in mine:
                     if timing:
                         kept[about] = timing.result().microseconds(arrays)
-                    rows.append({**asdict(point), "way": way, "us": kept[about]})
-            say(f"{len(rows)} timings")
+                    done += 1
+                    yield {**asdict(point), "way": way, "us": kept[about]}
+            if time.monotonic() > said + 5:
+                said = time.monotonic()
+                say(f"{done} timings, {said - started:.0f} s")
     if left_out:
         say(f"{left_out} timings left out: above {limit / 1000:g} ms, or no time left for them")
-    return rows
 
 
 def _batched(items, size):
@@ -331,7 +336,7 @@ def bench(quick: bool, out: str | None, say: Callable[[str], None]) -> list[str]
     path = Path(out) if out else costs.file()
     device = jax.devices()[0].device_kind
     say(f"measuring {device}; other work on the machine shows in the result")
-    rows = measure(grid(quick, platform), WORDS[platform], say)
+    rows = list(measure(grid(quick, platform), ("sparse", *WORDS[platform]), say))
     table = fit(rows)
     about = {"device": device, "processors": os.cpu_count(), "jax": jax.__version__, "ranvier": __version__}
     content = {"about": about, platform: table}
