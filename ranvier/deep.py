@@ -137,6 +137,7 @@ class DeepNetwork:
         *,
         duration: float,
         capacity: int,
+        activity: tuple[float, ...] | None = None,
         update: jax.Array | None = None,
     ) -> DeepOutput:
         """Run a batch through all layers and read it out.
@@ -150,6 +151,9 @@ class DeepNetwork:
         duration : float [ms]
         capacity : int
             Room for input events of a step and sample.
+        activity : tuple of float or None
+            Fraction of the channels, and of the neurons of each layer, that spike in a step: what mode `auto` chooses
+            by; None: as many as the lists have room for.
         update : () int or None
             Number of the update, for `near_schedule`; None: `near_threshold` holds.
 
@@ -159,24 +163,27 @@ class DeepNetwork:
         """
         dtype = self.layers[0].w.dtype
         inputs = ops.spikes_from_events(events, duration=duration, dt=config.dt, capacity=capacity, dtype=dtype)
-        return self.run(config, inputs, near_threshold(config, update))
+        return self.run(config, inputs, near_threshold(config, update), activity)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Neurons of each layer that spikes."""
         return tuple(layer.w.shape[1] for layer in self.layers)
 
-    def run(self, config: Config, inputs: SpikeVector, near: Any) -> DeepOutput:
+    def run(
+        self, config: Config, inputs: SpikeVector, near: Any, activity: tuple[float, ...] | None = None
+    ) -> DeepOutput:
         """As `apply`, from lists of the inputs (T, B) and the lower threshold."""
         spikes, lists = inputs, []
-        for layer, capacity in zip(self.layers, self.capacities(config), strict=True):
-            spikes = run_layer(layer, config, spikes, near, capacity)
+        active = [None] * (len(self.layers) + 1) if activity is None else activity
+        for layer, capacity, fraction in zip(self.layers, self.capacities(config), active, strict=False):
+            spikes = run_layer(layer, config, spikes, near, capacity, fraction)
             lists.append(spikes)
         if self.integrator is None:
             counts = jnp.sum(spikes.to_dense(), axis=0)
             logits, step_logits = counts, counts[None]
         else:
-            step_logits = self._integrated(config, spikes)
+            step_logits = self._integrated(config, spikes, active[-1])
             logits = votes(step_logits)
 
         def summed(of) -> jax.Array:
@@ -199,7 +206,7 @@ class DeepNetwork:
             return capacities(config.max_activity, self.sizes)
         return (*capacities(config.max_activity, self.sizes[:-1]), self.sizes[-1])
 
-    def _integrated(self, config: Config, spikes: SpikeVector) -> jax.Array:
+    def _integrated(self, config: Config, spikes: SpikeVector, activity: float | None) -> jax.Array:
         """Logits of the steps that vote: (n, B, K).
 
         The last layer is linear, so it comes after the readout: K integrators in the place of N, and no array of the
@@ -210,7 +217,7 @@ class DeepNetwork:
         bias = None
         if self.integrator.bias is not None:
             bias = jnp.dot(self.integrator.bias, self.w_out, precision=jax.lax.Precision.HIGHEST)
-        currents = ops.spike_matmul(spikes, joined, bias=bias)
+        currents = ops.spike_matmul(spikes, joined, bias=bias, **products(config, activity))
         every = config.readout_interval
         return leaky_integrator(currents, config.alpha, config.gain)[every - 1 :: every]
 
@@ -220,11 +227,27 @@ def _rows(entries: jax.Array) -> jax.Array:
     return jnp.moveaxis(entries, 1, 0).reshape(entries.shape[1], -1)
 
 
-def run_layer(layer: DeepLayer, config: Config, spikes: SpikeVector, near: Any, capacity: int) -> SpikeVector:
-    """The lists (T, B) of a layer from those of the layer before."""
-    return ops.lif_layer(
-        ops.spike_matmul(spikes, layer.w, bias=layer.bias),
+def products(config: Config, activity: float | None = None) -> dict[str, Any]:
+    """How products of lists with matrices are computed, for `ranvier.ops`."""
+    precision = config.precision if config.precision in ("tf32", "bfloat16") else "float32"
+    return {"mode": config.mode, "precision": precision, "activity": activity}
+
+
+def run_layer(
+    layer: DeepLayer,
+    config: Config,
+    spikes: SpikeVector,
+    near: Any,
+    capacity: int,
+    activity: float | None = None,
+) -> SpikeVector:
+    """The lists (T, B) of a layer from those of the layer before, of which a fraction `activity` are spikes."""
+    return ops.spike_layer(
+        spikes,
+        layer.w,
         layer.w_rec,
+        bias=layer.bias,
+        **products(config, activity),
         alpha=config.alpha,
         gain=config.gain,
         threshold=config.threshold,

@@ -24,7 +24,12 @@ ROOM_STEP = 16
 
 # A layer is silent where a smaller fraction of its neurons fires in a step, and saturated where a larger fraction of
 # its spikes finds no room, or where so much of the room is taken in the mean.
-SILENT, SATURATED, FULL = 1e-4, 0.01, 0.9
+SILENT, SATURATED, FULL = 1e-4, 0.05, 0.9
+
+
+# The activity by which sparse or dense products are chosen follows the measured one when that is so many times as large
+# or as small; it never goes below the least.
+CHANGED, LEAST = 4.0, 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,14 @@ class DeepLimits:
     duration : float [ms]
     capacity : int
         Room for input events of a step and sample.
+    activity : tuple of float
+        Fraction of the channels, and of the neurons of each layer, that spike in a step: what mode `auto` chooses by,
+        so only a power of 2.
     """
 
     duration: float
     capacity: int
+    activity: tuple[float, ...]
 
 
 class DeepModel:
@@ -64,18 +73,23 @@ class DeepModel:
         if duration is None:
             # A whole number of steps, so that the latest event itself is inside.
             duration = (math.floor(max(dataset.latest for dataset in datasets) / config.dt) + 1) * config.dt
+        samples, events = (sum(n) for n in zip(*((len(x), len(x.times)) for x in datasets), strict=True))
+        mean = events / max(1, samples * n_steps(duration, config.dt) * network.n_in)
+        # Before any measurement the layers are taken to be half as active as their lists have room for.
+        rooms = zip(network.capacities(config), network.sizes, strict=True)
+        activity = (_coarse(mean), *(_coarse(0.5 * room / size) for room, size in rooms))
         if config.input_capacity is not None:
-            return DeepLimits(float(duration), config.input_capacity)
+            return DeepLimits(float(duration), config.input_capacity, activity)
         busiest = max(ops.events_a_step(x.times, x.offsets, duration, config.dt) for x in datasets)
         # Samples that are sped up have more events in a step.
         room = busiest / (1.0 - (config.augment_stretch or 0.0))
-        return DeepLimits(float(duration), max(1, math.ceil(room / ROOM_STEP)) * ROOM_STEP)
+        return DeepLimits(float(duration), max(1, math.ceil(room / ROOM_STEP)) * ROOM_STEP, activity)
 
     def sample_limits(self, limits: DeepLimits) -> DeepLimits:
         return limits
 
     def restored(self, limits: dict) -> DeepLimits:
-        return DeepLimits(**limits)
+        return DeepLimits(**{**limits, "activity": tuple(limits["activity"])})
 
     def start(
         self, network: DeepNetwork, recordings: Recordings, indices: np.ndarray, limits: DeepLimits
@@ -85,8 +99,14 @@ class DeepModel:
             return network, limits, []
         # Samples of a file may be sorted by class; these are of all parts of it.
         chosen = np.linspace(0, len(recordings.label) - 1, len(indices)).round().astype(np.int32)
-        network, fits = fit_start(network, self.config, recordings.batch(jnp.asarray(chosen)), **asdict(limits))
-        return network, limits, describe(fits, self.config)
+        network, fits = fit_start(
+            network,
+            self.config,
+            recordings.batch(jnp.asarray(chosen)),
+            duration=limits.duration,
+            capacity=limits.capacity,
+        )
+        return network, self._measured(limits, [fit.activity for fit in fits]), describe(fits, self.config)
 
     def apply(self, network: DeepNetwork, events: Events, limits: DeepLimits, update: Any = None) -> DeepOutput:
         return network.apply(self.config, events, update=update, **asdict(limits))
@@ -108,11 +128,12 @@ class DeepModel:
     def after_epoch(
         self, network: DeepNetwork, limits: DeepLimits, sums: dict, epoch: int
     ) -> tuple[DeepLimits, list[str]]:
-        """What is wrong with the layers, after epochs 1, 2, 4, 8, ...: it may stay so."""
-        if epoch & (epoch - 1):
-            return limits, []
+        """Follow the activity; say what is wrong with the layers after epochs 1, 2, 4, 8, ...: it may stay so."""
         steps = n_steps(limits.duration, self.config.dt)
         activity, lost = (np.asarray(sums["layers"][name]) / sums["n"] for name in ("activity", "lost"))
+        limits = self._measured(limits, activity)
+        if epoch & (epoch - 1):
+            return limits, []
         sizes, rooms = np.asarray(network.sizes), np.asarray(network.capacities(self.config))
         lost = lost / np.maximum(activity * steps * sizes, 1e-9)
         notes = []
@@ -137,5 +158,16 @@ class DeepModel:
                 )
         return limits, notes
 
+    def _measured(self, limits: DeepLimits, layers: Sequence[float] | np.ndarray) -> DeepLimits:
+        """Limits with the activity of the layers where it has changed a lot, as each change compiles again."""
+        pairs = zip(limits.activity[1:], map(_coarse, layers), strict=True)
+        kept = (old if max(old, new) <= CHANGED * min(old, new) else new for old, new in pairs)
+        return replace(limits, activity=(limits.activity[0], *kept))
+
     def lost(self, where: str, n: int) -> str:
         return f"lost {n} input events {where}, over {self.config.input_capacity} in a step; raise input_capacity"
+
+
+def _coarse(fraction: float) -> float:
+    """The nearest power of 2, so that few programs are compiled."""
+    return min(1.0, 2.0 ** round(math.log2(max(float(fraction), LEAST))))

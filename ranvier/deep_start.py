@@ -11,7 +11,7 @@ import numpy as np
 
 from ranvier import ops
 from ranvier.config import Config
-from ranvier.deep import DeepLayer, DeepNetwork, run_layer
+from ranvier.deep import DeepLayer, DeepNetwork, products, run_layer
 from ranvier.events import Events
 from ranvier.ops import SpikeVector
 
@@ -118,7 +118,7 @@ def _fit_layer(
 ) -> tuple[DeepLayer, tuple, SpikeVector]:
     """The fitted layer, its numbers, and the spikes it sends on."""
     # Currents are linear in r and c, so one product serves all passes.
-    base = ops.spike_matmul(spikes, layer.w)
+    base = ops.spike_matmul(spikes, layer.w, **products(config))
     if layer.bias is None:
         level = ops.spike_matmul(spikes, jnp.ones((layer.w.shape[0], 1), layer.w.dtype))
     else:
