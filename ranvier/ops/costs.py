@@ -70,7 +70,7 @@ def choose(operator, ways: Ways, shape, platform, double, sparse) -> str:
     words = [exact]
     if double:
         words = ["float32"]
-    elif exact == "float32":
+    elif exact == "float32" and not (ways.real and operator != "dots"):
         words.append("split")
     if word == "auto" and sparse:
         words.append("sparse")
