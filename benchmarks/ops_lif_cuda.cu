@@ -457,7 +457,7 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   Device<int32_t> ids0(std::vector<int32_t>(r * z.s, 0)), n_spikes0(std::vector<int32_t>(r, 0));
   Device<int32_t> ids(lists * z.s), n_spikes(lists), n_near(lists), n_lost(lists), n_dropped(lists), n_listed(lists);
   Device<uint32_t> fired(lists * words);
-  fill(currents, -0.25f, 0.27f, 1), fill(w_rec, -0.02f, 0.02f, 2), fill(v0, 0, 1, 3), fill(factor, 0, 1, 4);
+  fill(currents, -0.25f, 0.32f, 1), fill(w_rec, -0.02f, 0.02f, 2), fill(v0, 0, 1, 3), fill(factor, 0, 1, 4);
   fill(ct_excess, -1, 1, 5);
   Device<float> d_currents(lists * n);
   const LifForwardCall<float> forward{z,         currents.at,  w_rec.at, parameters.at, v0.at,       values0.at,
@@ -490,6 +490,13 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   }
   LifChunk<float> w;
   arrange(forward, scratch.at, w);
+  LifBackChunk<float> b;
+  arrange(backward, scratch.at, b);
+  if (by_blocks(z, block_bytes<float>(words))) {
+    say("forward by chunks", time_of([&] { return walk(forward, w, nullptr); }), forth, t);
+    say("backward by chunks", time_of([&] { return walk_back(backward, b, nullptr); }), back, t);
+    if (!tune) return;
+  }
   const auto blocks = [&](int64_t threads, int64_t block) { return unsigned(ceiling(threads, block)); };
   const auto chunks = [&](int64_t steps, auto launch) {
     LifChunk<float> part = w;
@@ -523,8 +530,6 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
       other.steps = steps;
       say(name.c_str(), time_of([&] { return walk(forward, other, nullptr); }), forth, t);
     }
-  LifBackChunk<float> b;
-  arrange(backward, scratch.at, b);
   b.first = std::max<int64_t>(t - b.steps, 0), b.steps = t - b.first;
   const size_t shared = kSortThreads / kWarp * 2 * sizeof(uint32_t) * std::min(words, kSortWords);
   std::printf("  the last %d steps\n", int(b.steps));

@@ -1,11 +1,14 @@
 // GPU launchers of the LIF layer over time: how many steps and blocks of which kernel. The kernels, and what each is
-// about, are in ops_lif_walk_cuda.h, ops_lif_back_cuda.h, ops_lif_recurrent_cuda.h and ops_lif_recurrent_back_cuda.h.
+// about, are in ops_lif_block_cuda.h, ops_lif_walk_cuda.h and ops_lif_recurrent_cuda.h, their ways back in
+// ops_lif_block_back_cuda.h, ops_lif_back_cuda.h and ops_lif_recurrent_back_cuda.h.
 //
 // No sum depends on which thread comes first: the same call gives the same bits.
 #include <algorithm>
 #include <type_traits>
 
 #include "ops_lif_back_cuda.h"
+#include "ops_lif_block_back_cuda.h"
+#include "ops_lif_block_cuda.h"
 #include "ops_lif_cuda.h"
 #include "ops_lif_recurrent_back_cuda.h"
 #include "ops_lif_recurrent_cuda.h"
@@ -20,6 +23,7 @@ using namespace ops;
 constexpr size_t kLifScratch = size_t(64) << 20;  // bytes for a chunk of steps, unless one step needs more
 constexpr int64_t kFewNeurons = 132 * 1024;       // fewer do not keep the memory of an H100 busy with 8 steps ahead
 constexpr int64_t kBackWarps = 16;                // of a block that walks back: they share the entries of a list
+constexpr int64_t kFewSamples = 32;               // with fewer, blocks of a sample each leave too much of a GPU idle
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -47,6 +51,45 @@ int64_t samples_of(const LifLoopSizes& z) { return z.q * z.r; }
 int64_t steps_of(const LifLoopSizes& z, size_t bytes) {
   const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(kLifScratch / std::max<size_t>(bytes, 1)), 1, z.t);
   return ceiling(z.t, ceiling(z.t, most));
+}
+
+// Whether a sample is one block's, with `bytes` of shared memory.
+bool by_blocks(const LifLoopSizes& z, size_t bytes) {
+  const int64_t words = words_of(z.n);
+  return !z.recurrent && words <= 32 && bytes <= most_shared() && (words <= 8 || samples_of(z) >= kFewSamples);
+}
+
+// Steps between two barriers: few where there are many neurons, for the room and because they take long enough.
+constexpr int kFewSteps = 8, kManySteps = 16;
+
+template <class A>
+size_t block_bytes(int64_t words) {
+  return 16 + 2 * (words > 8 ? BlockRoom<A, kFewSteps>::bytes(words) : BlockRoom<A, kManySteps>::bytes(words));
+}
+template <class A>
+size_t block_back_bytes(int64_t words) {
+  return 2 * BlockBackRoom<A>::bytes(words);
+}
+
+template <class A, int kOwn, int kSteps>
+cudaError_t launch_block(const LifForwardCall<A>& call, cudaStream_t stream) {
+  const int64_t words = words_of(call.size.n), lists = kWarp / list_lanes(words);
+  const int64_t warps = ceiling(words, kOwn) + std::min<int64_t>(ceiling(kSteps, lists), 4);
+  const size_t bytes = block_bytes<A>(words);
+  const auto kernel = lif_block<A, kOwn, kSteps>;
+  if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
+  kernel<<<static_cast<unsigned>(samples_of(call.size)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(call);
+  return cudaGetLastError();
+}
+
+template <class A, int kOwn>
+cudaError_t launch_block_back(const LifBackwardCall<A>& call, cudaStream_t stream) {
+  const int64_t words = words_of(call.size.n), warps = ceiling(words, kOwn);
+  const size_t bytes = block_back_bytes<A>(words);
+  const auto kernel = lif_block_back<A, kOwn>;
+  if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
+  kernel<<<static_cast<unsigned>(samples_of(call.size)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(call);
+  return cudaGetLastError();
 }
 
 template <class A>
@@ -194,13 +237,17 @@ template <class A>
 cudaError_t ops_lif_forward(const LifForwardCall<A>& call, void* scratch, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
+  const int64_t words = words_of(z.n), warps = kStepThreads<A> / kWarp;
+  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_bytes<A>(words)))
+    return words <= 8    ? launch_block<A, 1, kManySteps>(call, stream)
+           : words <= 16 ? launch_block<A, 1, kFewSteps>(call, stream)
+                         : launch_block<A, 2, kFewSteps>(call, stream);
   if (!z.recurrent) {
     LifChunk<A> w;
     arrange(call, scratch, w);
     return walk(call, w, stream);
   }
   if (samples_of(z) > kMostBlocks) return cudaErrorInvalidConfiguration;
-  const int64_t words = words_of(z.n), warps = kStepThreads<A> / kWarp;
   if (words <= 16) return launch_steps<A, 1>(call, stream);
   if (words <= 2 * warps) return launch_steps<A, 2>(call, stream);
   if (words <= 4 * warps) return launch_steps<A, 4>(call, stream);
@@ -211,6 +258,9 @@ template <class A>
 cudaError_t ops_lif_backward(const LifBackwardCall<A>& call, void* scratch, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
+  const int64_t words = words_of(z.n);
+  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_back_bytes<A>(words)))
+    return words <= 16 ? launch_block_back<A, 1>(call, stream) : launch_block_back<A, 2>(call, stream);
   if (!z.recurrent) {
     LifBackChunk<A> w;
     arrange(call, scratch, w);

@@ -1,0 +1,126 @@
+// GPU: the walk back through a LIF layer over time without recurrent weights, a block a sample.
+//
+// For kBackSteps steps at a time the cotangents of all entries are put at their neurons in shared memory, zeros
+// elsewhere, and who fired beside them; a thread then walks back with its kOwn neurons, leaving zeros behind. Two
+// halves: while one is walked through, the other is filled with what was fetched before. A barrier each.
+#pragma once
+#include "ops_lif_places_cuda.h"
+
+namespace ranvier {
+namespace ops {
+
+constexpr int kBackSteps = 8, kBlockBackThreads = 512;
+
+// What is in shared memory, twice.
+template <class A>
+struct BlockBackRoom {
+  static RANVIER_HD size_t bytes(int64_t words) { return kBackSteps * words * (kWarp * sizeof(A) + sizeof(uint32_t)); }
+};
+
+template <class A, int kOwn>
+static __global__ void __launch_bounds__(kBlockBackThreads, 2) lif_block_back(LifBackwardCall<A> call) {
+  extern __shared__ uint4 block_back_shared[];
+  constexpr int kEntries = 2;  // of a thread that are fetched early; others when they are needed
+  const LifLoopSizes& z = call.size;
+  const int threads = blockDim.x, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int words = int(words_of(z.n)), width = words * kWarp;
+  const int64_t sample = blockIdx.x;
+  const Sample at = sample_of(z, sample);
+  A* const cotangents = reinterpret_cast<A*>(block_back_shared);                             // (2, kBackSteps, width)
+  uint32_t* const fired = reinterpret_cast<uint32_t*>(cotangents + 2 * kBackSteps * width);  // (2, kBackSteps, words)
+  const int32_t steps = int32_t(z.t), slots = int32_t(z.s), entries = kBackSteps * slots;
+  const int n0 = warp * kOwn * kWarp + lane;
+  // Steps count down from the last: u = 0 is step T.
+  const auto list_of = [&](int32_t u) { return at.first + int64_t(steps - 1 - u) * z.r; };
+
+  // Entry number e of the kBackSteps lists from u0 on.
+  struct Entry {
+    int32_t id;  // negative: not used
+    A ct;
+  };
+  const auto fetch = [&](int32_t u0, int32_t e) {
+    const int32_t u = e / slots, s = e - u * slots;
+    if (e >= entries || u0 + u >= steps) return Entry{-1, A(0)};
+    const int64_t list = list_of(u0 + u);
+    const bool here = s < used(__ldg(call.n_listed + list), z.s);
+    const Entry x{__ldg(call.ids + list * z.s + s), __ldg(call.ct_excess + list * z.s + s)};
+    return Entry{here ? x.id : -1, here ? x.ct : A(0)};
+  };
+  const auto enter = [&](int32_t u0, int32_t e, Entry x) {
+    const int32_t u = e / slots, s = e - u * slots;
+    if (e >= entries || u0 + u >= steps) return;
+    call.d_excess[list_of(u0 + u) * z.s + s] = x.ct;
+    if (x.id >= 0 && x.id < z.n) cotangents[(u0 / kBackSteps % 2 * kBackSteps + u) * width + x.id] = x.ct;
+  };
+  // Word number e of who fired in these steps; the last voltage's cotangent is no product with a voltage before it.
+  const auto fetch_word = [&](int32_t u0, int32_t e) {
+    const int32_t u = e / words, word = e - u * words;
+    return e < kBackSteps * words && u0 + u < steps && u0 + u > 0 ? __ldg(call.fired + list_of(u0 + u) * words + word)
+                                                                  : 0;
+  };
+  Entry early[kEntries];
+  uint32_t early_word = 0;
+  const auto fetch_all = [&](int32_t u0) {
+    RANVIER_UNROLL
+    for (int k = 0; k < kEntries; ++k) early[k] = fetch(u0, int32_t(threadIdx.x) + k * threads);
+    early_word = fetch_word(u0, threadIdx.x);
+  };
+  const auto enter_all = [&](int32_t u0) {
+    RANVIER_UNROLL
+    for (int k = 0; k < kEntries; ++k) enter(u0, int32_t(threadIdx.x) + k * threads, early[k]);
+    for (int32_t e = threadIdx.x + kEntries * threads; e < entries; e += threads) enter(u0, e, fetch(u0, e));
+    uint32_t* const to = fired + u0 / kBackSteps % 2 * kBackSteps * words;
+    if (int(threadIdx.x) < kBackSteps * words) to[threadIdx.x] = early_word;
+    for (int32_t e = threadIdx.x + threads; e < kBackSteps * words; e += threads) to[e] = fetch_word(u0, e);
+  };
+
+  A decay[kOwn], scale[kOwn], lam[kOwn];
+  RANVIER_UNROLL
+  for (int k = 0; k < kOwn; ++k) {
+    const int n = n0 + k * kWarp;
+    Neuron<A> neuron;
+    neuron.load(call.parameters + at.group * kLifRows * z.n, z.n, n);
+    decay[k] = neuron.decay, scale[k] = neuron.scale;
+    lam[k] = n < z.n ? call.ct_v_last[sample * z.n + n] : A(0);
+  }
+  fetch_all(0);
+  for (int32_t k = threadIdx.x; k < 2 * kBackSteps * width; k += threads) cotangents[k] = A(0);
+  for (int32_t s = threadIdx.x; s < slots; s += threads) call.d_values0[sample * z.s + s] = A(0);
+  __syncthreads();
+  enter_all(0);
+  fetch_all(kBackSteps);
+  __syncthreads();
+  A* d_current = call.d_currents + list_of(0) * z.n + n0;
+  const int64_t d_current_step = z.r * z.n;
+  for (int32_t u0 = 0; u0 < steps; u0 += kBackSteps) {
+    enter_all(u0 + kBackSteps);
+    fetch_all(u0 + 2 * kBackSteps);
+    const int row0 = u0 / kBackSteps % 2 * kBackSteps;
+    RANVIER_UNROLL
+    for (int u = 0; u < kBackSteps; ++u) {
+      if (u0 + u >= steps) break;
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k) {
+        const int n = n0 + k * kWarp, word = warp * kOwn + k;
+        if (word >= words) break;
+        A* const ct = cotangents + (row0 + u) * width + n;
+        lam[k] = (fired[(row0 + u) * words + word] >> lane & 1 ? A(0) : lam[k]) + *ct;
+        *ct = A(0);
+        if (n < z.n) d_current[k * kWarp] = scale[k] * lam[k];
+        lam[k] *= decay[k];
+      }
+      d_current = held(d_current - d_current_step);
+    }
+    __syncthreads();
+  }
+  RANVIER_UNROLL
+  for (int k = 0; k < kOwn; ++k) {
+    const int n = n0 + k * kWarp;
+    if (n >= z.n) break;
+    const A threshold = __ldg(call.parameters + (at.group * kLifRows + kThreshold) * z.n + n);
+    call.d_v0[sample * z.n + n] = call.v0[sample * z.n + n] <= threshold ? lam[k] : A(0);
+  }
+}
+
+}  // namespace ops
+}  // namespace ranvier
