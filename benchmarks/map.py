@@ -35,7 +35,6 @@ from ranvier.ops.products import product
 ACTIVITY = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 BATCH = (1, 8, 32, 128, 256, 1024)
-NAMES = {"gather": "forward", "scatter": "matrix gradient", "dots": "spike gradient"}
 AXES = {"gather": ("qrn,qnc->qrc", "rows", "matrix"), "scatter": ("qrn,qrc->qnc", "rows", "g")}
 AXES["dots"] = ("qrc,qnc->qrn", "g", "matrix")
 # states, columns, batch, activity of the published kernels' own figures
@@ -125,15 +124,17 @@ def run(options):
 
 
 def read(files):
-    """Platform and all timings of some files."""
+    """What files of one platform say of the machine, and all their timings."""
     contents = [json.loads(Path(file).read_text()) for file in files]
     assert len({x["platform"] for x in contents}) == 1, "the files are of different platforms"
-    return contents[0]["platform"], [row for x in contents for row in x["rows"]]
+    about = {**contents[0]["about"], "platform": contents[0]["platform"]}
+    return about, [row for x in contents for row in x["rows"]]
 
 
 def show_fit(files):
     """The table for `ranvier.ops.costs_shipped`, and how good it is."""
-    platform, rows = read(files)
+    about, rows = read(files)
+    platform = about["platform"]
     mine = [row for row in rows if row["way"] in ("sparse", *bench.WORDS[platform])]
     table = bench.fit(mine)
     print(pformat({platform: table}, width=118, sort_dicts=False))
@@ -144,20 +145,6 @@ def show_fit(files):
             print(f"{precision}: {missed} of {len(worst)} points more than 5 % slower than the better way; the worst:")
             for point, x in worst[:5]:
                 print(f"  {100 * x:.0f} %  {asdict(point)}")
-
-
-def table(rows):
-    """Lines of a table: sparse and each dense way, in microseconds."""
-    ways = list(dict.fromkeys(row["way"] for row in rows))
-    lines = [
-        "| operator | rows x columns | lists | activity | " + " | ".join(ways) + " |",
-        f"|{'---|' * (4 + len(ways))}",
-    ]
-    for point, us in bench.by_point(rows).items():
-        cells = " | ".join(f"{us[way]:.1f}" if way in us else "" for way in ways)
-        size = f"{point.n:,} x {point.columns:,} | {point.lists:,} | {100 * point.activity:g} %"
-        lines.append(f"| {NAMES[point.operator]} | {size} | {cells} |")
-    return lines
 
 
 def main():
@@ -178,7 +165,11 @@ def main():
     if options.fit:
         show_fit(options.fit)
     elif options.plot:
-        print("\n".join(table(read(options.plot)[1])))
+        from benchmarks.map_picture import draw, losses, table
+
+        about, rows = read(options.plot)
+        draw(rows, options.figure, f"Sparse against dense products, {about['device']}, float32")
+        print("\n".join([*losses(rows), "", *table(rows, options.sizes, options.batch, options.activity)]))
     else:
         run(options)
 
