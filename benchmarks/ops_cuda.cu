@@ -3,6 +3,7 @@
 //   nvcc -O3 -std=c++17 -arch=native -lineinfo -I csrc -o /tmp/ops_cuda benchmarks/ops_cuda.cu
 //   /tmp/ops_cuda            checks, then five sizes
 //   /tmp/ops_cuda check      checks alone
+//   /tmp/ops_cuda times      five sizes alone
 //   /tmp/ops_cuda tune       five sizes, and each way to deal out the work
 //   /tmp/ops_cuda N C B A    one size: neurons, columns, lists, activity
 //
@@ -196,12 +197,44 @@ void check_one(const char* type, OpsSizes z, int kind, bool shifted, std::mt1993
     const std::string what = std::string("dots ") + name;
     compare(what, twice(what, result, [&] { return ops_dots(c, nullptr); }), products, products_size);
   }
+  // The same with the matrix stored the other way round.
+  std::vector<M> matrix_turned(matrix_stored.size());
+  for (int64_t set = 0; set < z.p; ++set)
+    for (int64_t i = 0; i < z.n; ++i)
+      for (int64_t j = 0; j < z.c; ++j)
+        matrix_turned[(set * z.c + j) * z.n + i + shift] = matrix_stored[(set * z.n + i) * z.c + j + shift];
+  Device<M> d_turned(matrix_turned);
+  {
+    Device<A> result(out.size());
+    const GatherCall<A, M> c{z, d_values.at, d_ids.at, d_count.at, d_turned.at + shift, result.at};
+    Device<char> scratch(ops_gather_turned_scratch(c));
+    const std::string what = std::string("gather turned ") + name;
+    compare(what, twice(what, result, [&] { return ops_gather_turned(c, scratch.at, nullptr); }), out, out_size);
+  }
+  {
+    Device<A> result(products.size());
+    const DotsCall<A, M> c{z, d_ids.at, d_count.at, d_turned.at + shift, d_g.at + shift, result.at};
+    Device<char> scratch(ops_dots_turned_scratch(c));
+    const std::string what = std::string("dots turned ") + name;
+    compare(what, twice(what, result, [&] { return ops_dots_turned(c, scratch.at, nullptr); }), products,
+            products_size);
+  }
   if constexpr (sizeof(M) == sizeof(A)) {
     Device<A> result(rows.size());
     const ScatterCall<A> c{z, d_values.at, d_ids.at, d_count.at, d_g.at + shift, result.at};
     Device<char> scratch(ops_scatter_scratch(c));
     const std::string what = std::string("scatter ") + name;
-    compare(what, twice(what, result, [&] { return ops_scatter(c, scratch.at, nullptr); }), rows, rows_size);
+    compare(what, twice(what, result, [&] { return ops_scatter(c, false, scratch.at, nullptr); }), rows, rows_size);
+    std::vector<double> turned(rows.size()), turned_size(rows.size());
+    for (int64_t set = 0; set < z.p; ++set)
+      for (int64_t i = 0; i < z.n; ++i)
+        for (int64_t j = 0; j < z.c; ++j) {
+          const int64_t to = (set * z.c + j) * z.n + i, from = (set * z.n + i) * z.c + j;
+          turned[to] = rows[from], turned_size[to] = rows_size[from];
+        }
+    const std::string turned_what = std::string("scatter turned ") + name;
+    compare(turned_what, twice(turned_what, result, [&] { return ops_scatter(c, true, scratch.at, nullptr); }), turned,
+            turned_size);
   }
 }
 
@@ -254,6 +287,8 @@ void check_type(const char* type) {
       {3, 2, 70, 3, 300, 65},   {1, 33, 100, 1, 100, 128}, {1, 1025, 9, 1, 33, 8},     {2, 1100, 12, 2, 40, 20},
       {1, 2500, 7, 1, 270, 36}, {1, 1, 3000, 1, 50, 72},   {1, 40, 200, 1, 5000, 516}, {5, 700, 6, 1, 20, 130},
       {2, 3, 0, 2, 5, 4},       {1, 64, 33, 1, 512, 1024}, {1, 300, 130, 1, 2000, 40}, {1, 2, 600, 1, 3, 1000},
+      {1, 4200, 3, 1, 40, 12},  {1, 3, 4100, 1, 30, 20},   {2, 4100, 3, 2, 9, 36},     {1, 5, 40, 1, 9000, 12},
+      {2, 40, 9, 2, 130, 12},   {1, 2, 20, 1, 300, 37},    {2, 3, 5, 2, 70, 20},       {1, 260, 11, 1, 400, 70},
   };
   for (const OpsSizes& z : sizes)
     for (int kind = 0; kind < 3; ++kind) check_one<A, M>(type, z, kind, false, r);
@@ -331,6 +366,15 @@ void try_sums(const char* name, const Lists& lists, const Sums<A, M>& z, std::in
   }
 }
 
+template <int kLanes, int kAhead, int kThreads, class A>
+void try_rows(const Inverted<A>& lists, const Sums<A, A>& z, int each, double bytes) {
+  const Deal d{kLanes, each, kThreads / kLanes * each, 512};
+  char line[128];
+  std::snprintf(line, sizeof line, "rows l%d a%d t%d e%d", kLanes, kAhead, kThreads, each);
+  say(line, time_of([&] { return launch_rows<A, true, kLanes, kAhead, kThreads, false>(lists, z, d, nullptr); }), 0,
+      bytes);
+}
+
 template <class Lists, class A, class M>
 void try_all(const char* name, const Lists& lists, const Sums<A, M>& z, std::initializer_list<int> all_each,
              double bytes) {
@@ -384,7 +428,7 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   const double row = 4. * double(c), result = row * double(batch);
   const double read = n_spikes * row, read_all = n_listed * row;
   const Time times[3] = {time_of([&] { return ops_gather(gather, nullptr); }),
-                         time_of([&] { return ops_scatter(scatter, scratch.at, nullptr); }),
+                         time_of([&] { return ops_scatter(scatter, false, scratch.at, nullptr); }),
                          time_of([&] { return ops_dots(dots, nullptr); })};
   const auto is = [&](int k) { return baseline ? baseline[k] : 0; };
   say("gather", times[0], is(0), read + result);
@@ -397,20 +441,61 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   say("dots bf16", time_of([&] { return ops_dots(dots_half, nullptr); }), 0, read_all / 2 + result);
   Inverted<float> inverted;
   arrange(scatter, scratch.at, inverted);
+  if (inverted.words) {
+    say("scatter: marks", time_of([&] { return launch_marks(inverted, nullptr); }), 0, 8 * n_spikes);
+    check(launch_marks(inverted, nullptr));
+    say("scatter: collect", time_of([&] {
+          // as if nothing had been taken yet; no more than a launch
+          const cudaError_t error = cudaMemsetAsync(inverted.taken, 0, 4, nullptr);
+          return error == cudaSuccess ? launch_collect(inverted, nullptr) : error;
+        }),
+        0, 8 * n_spikes);
+  }
+  {
+    const GatherCall<float, float> other{z, values.at, ids.at, spikes.n_spikes, d_matrix.at, out.at};
+    const DotsCall<float, float> other_dots{z, ids.at, d_listed.at, d_matrix.at, d_g.at, products.at};
+    Device<char> for_gather(ops_gather_turned_scratch(other)), for_dots(ops_dots_turned_scratch(other_dots));
+    say("gather turned", time_of([&] { return ops_gather_turned(other, for_gather.at, nullptr); }), 0,
+        row * double(n) + result);
+    say("scatter turned", time_of([&] { return ops_scatter(scatter, true, scratch.at, nullptr); }), 0,
+        read + row * double(n));
+    say("dots turned", time_of([&] { return ops_dots_turned(other_dots, for_dots.at, nullptr); }), 0,
+        row * double(n) + result);
+    Tiled<float> tiled;
+    float* parts = nullptr;
+    arrange<float>(z, nullptr, ids.at, d_listed.at, for_dots.at, tiled, parts);
+    say("turned: sort for dots", time_of([&] { return launch_sort(tiled, nullptr); }), 0, 8 * n_listed);
+    const Turned<float, float> for_walk{d_matrix.at, d_g.at, parts, int32_t(c)};
+    say("turned: walk 8 for dots",
+        time_of([&] { return launch_tiles<float, float, 8, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
+    say("turned: walk 4 for dots",
+        time_of([&] { return launch_tiles<float, float, 4, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
+    say("turned: walk 1 for dots",
+        time_of([&] { return launch_tiles<float, float, 1, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
+    arrange<float>(z, values.at, ids.at, spikes.n_spikes, for_gather.at, tiled, parts);
+    say("turned: sort for gather", time_of([&] { return launch_sort(tiled, nullptr); }), 0, 8 * n_spikes);
+    const Turned<float, float> to_walk{d_matrix.at, nullptr, out.at, int32_t(c)};
+    say("turned: walk 8", time_of([&] { return launch_tiles<float, float, 8, false>(tiled, to_walk, nullptr); }), 0,
+        row * double(n));
+    say("turned: walk 4", time_of([&] { return launch_tiles<float, float, 4, false>(tiled, to_walk, nullptr); }), 0,
+        row * double(n));
+    say("turned: walk 2", time_of([&] { return launch_tiles<float, float, 2, false>(tiled, to_walk, nullptr); }), 0,
+        row * double(n));
+    say("turned: walk 1", time_of([&] { return launch_tiles<float, float, 1, false>(tiled, to_walk, nullptr); }), 0,
+        row * double(n));
+  }
   say("scatter: invert", time_of([&] { return launch_invert(inverted, nullptr); }), 0, 8 * n_spikes);
-  say("scatter: sums", time_of([&] { return sums(inverted, sums_of(scatter), true, nullptr); }), 0,
+  say("scatter: rows", time_of([&] { return rows_of<float, 512, false>(inverted, sums_of(scatter), nullptr); }), 0,
       read + row * double(n));
   say("zeros of the matrix's size", time_of([&] { return cudaMemsetAsync(rows.at, 0, 4 * n * c); }), 0,
       row * double(n));
   if (!tune) return;
-  for (int window = kLeastWindow; window <= kMostWindow; window *= 2) {
-    Inverted<float> other = inverted;
-    other.window = window;
-    const std::string name = "invert window " + std::to_string(window);
-    say(name.c_str(), time_of([&] { return launch_invert(other, nullptr); }), 0, 8 * n_spikes);
-  }
   try_all("gather", lists_of(gather), sums_of(gather), {1, 2, 4}, read + result);
-  try_all("sums", inverted, sums_of(scatter), {1, 4, 16, 32}, read + row * double(n));
+  for (const int each : {1, 2, 4, 8, 16}) {
+    try_rows<32, 8, 256>(inverted, sums_of(scatter), each, read + row * double(n));
+    try_rows<32, 8, 512>(inverted, sums_of(scatter), each, read + row * double(n));
+    try_rows<32, 4, 512>(inverted, sums_of(scatter), each, read + row * double(n));
+  }
   say("dots l8", time_of([&] { return launch_dots<float, float, true, 8>(dots, nullptr); }), 0, read_all + result);
   say("dots l32", time_of([&] { return launch_dots<float, float, true, 32>(dots, nullptr); }), 0, read_all + result);
 }
@@ -427,7 +512,7 @@ int main(int argc, char** argv) {
     run_size(std::atoll(argv[1]), std::atoll(argv[2]), std::atoll(argv[3]), std::atof(argv[4]), nullptr, true);
     return 0;
   }
-  const int failed = word == "tune" ? 0 : check_all();
+  const int failed = word == "tune" || word == "times" ? 0 : check_all();
   // What SparseSpikes' kernels took on an H100: forward, weight gradient, spike gradient.
   const double baselines[5][3] = {
       {16.6, 32.3, 73.8}, {23.4, 53.6, 69.6}, {60.7, 125.7, 210.6}, {191.5, 245.4, 738.6}, {185.9, 561.3, 755.2}};

@@ -18,46 +18,52 @@ constexpr ffi::DataType data_type<F16>() {
 // P of a matrix or of its derivative: one, or one a group.
 inline int64_t sets(int64_t p, int64_t q) { return p == 1 ? 1 : q; }
 
+// Handlers whose names end in "turned" have the matrix, or its derivative, as (P, C, N); their calls have it as N, C.
+inline int64_t rows(bool turned, const std::array<int64_t, 4>& matrix) { return matrix[turned ? 2 : 1]; }
+inline int64_t columns(bool turned, const std::array<int64_t, 4>& matrix) { return matrix[turned ? 1 : 2]; }
+
 template <class A, class M>
 ffi::Error bind_gather(GatherCall<A, M>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
-                       ffi::RemainingRets results) {
+                       ffi::RemainingRets results, bool turned = false) {
   Reader r("ranvier_ops_gather", attributes, arguments, results);
   const auto list = r.shape_of_argument<A>(0, 3, "values");
   const auto matrix = r.shape_of_argument<M>(3, 3, "matrix");
-  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), matrix[1], matrix[2]};
+  OpsSizes& z =
+      call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), rows(turned, matrix), columns(turned, matrix)};
   call.values = r.argument<A>("values", {z.q, z.r, z.s});
   call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
   call.count = r.argument<int32_t>("count", {z.q, z.r});
-  call.matrix = r.argument<M>("matrix", {z.p, z.n, z.c});
+  call.matrix = r.argument<M>("matrix", {z.p, turned ? z.c : z.n, turned ? z.n : z.c});
   call.out = r.result<A>("out", {z.q, z.r, z.c});
   return r.error();
 }
 
 template <class A>
 ffi::Error bind_scatter(ScatterCall<A>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
-                        ffi::RemainingRets results) {
+                        ffi::RemainingRets results, bool turned = false) {
   Reader r("ranvier_ops_scatter", attributes, arguments, results);
   const auto list = r.shape_of_argument<A>(0, 3, "values");
   const auto out = r.shape_of_result<A>(0, 3, "out");
-  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(out[0], list[0]), out[1], out[2]};
+  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(out[0], list[0]), rows(turned, out), columns(turned, out)};
   call.values = r.argument<A>("values", {z.q, z.r, z.s});
   call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
   call.count = r.argument<int32_t>("count", {z.q, z.r});
   call.g = r.argument<A>("g", {z.q, z.r, z.c});
-  call.out = r.result<A>("out", {z.p, z.n, z.c});
+  call.out = r.result<A>("out", {z.p, turned ? z.c : z.n, turned ? z.n : z.c});
   return r.error();
 }
 
 template <class A, class M>
 ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
-                     ffi::RemainingRets results) {
+                     ffi::RemainingRets results, bool turned = false) {
   Reader r("ranvier_ops_dots", attributes, arguments, results);
   const auto list = r.shape_of_argument<int32_t>(0, 3, "ids");
   const auto matrix = r.shape_of_argument<M>(2, 3, "matrix");
-  OpsSizes& z = call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), matrix[1], matrix[2]};
+  OpsSizes& z =
+      call.size = {list[0], list[1], list[2], sets(matrix[0], list[0]), rows(turned, matrix), columns(turned, matrix)};
   call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
   call.count = r.argument<int32_t>("count", {z.q, z.r});
-  call.matrix = r.argument<M>("matrix", {z.p, z.n, z.c});
+  call.matrix = r.argument<M>("matrix", {z.p, turned ? z.c : z.n, turned ? z.n : z.c});
   call.g = r.argument<A>("g", {z.q, z.r, z.c});
   call.out = r.result<A>("out", {z.q, z.r, z.s});
   return r.error();
@@ -117,6 +123,20 @@ ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::Rem
   RANVIER_HANDLER(ranvier_ops_scatter_f64, ranvier::scatter<double>);                \
   RANVIER_HANDLER(ranvier_ops_spikes_f32, ranvier::spikes<float>);                   \
   RANVIER_HANDLER(ranvier_ops_spikes_f64, ranvier::spikes<double>);
+
+// Those with the matrix the other way round.
+#define RANVIER_TURNED_HANDLERS                                                                    \
+  RANVIER_HANDLER(ranvier_ops_gather_turned_f32, (ranvier::gather_turned<float, float>));          \
+  RANVIER_HANDLER(ranvier_ops_gather_turned_f64, (ranvier::gather_turned<double, double>));        \
+  RANVIER_HANDLER(ranvier_ops_gather_turned_bf16, (ranvier::gather_turned<float, ranvier::Bf16>)); \
+  RANVIER_HANDLER(ranvier_ops_gather_turned_f16, (ranvier::gather_turned<float, ranvier::F16>));   \
+  RANVIER_HANDLER(ranvier_ops_dots_turned_f32, (ranvier::dots_turned<float, float>));              \
+  RANVIER_HANDLER(ranvier_ops_dots_turned_f64, (ranvier::dots_turned<double, double>));            \
+  RANVIER_HANDLER(ranvier_ops_dots_turned_bf16, (ranvier::dots_turned<float, ranvier::Bf16>));     \
+  RANVIER_HANDLER(ranvier_ops_dots_turned_f16, (ranvier::dots_turned<float, ranvier::F16>));       \
+  RANVIER_HANDLER(ranvier_ops_scatter_turned_f32, ranvier::scatter_turned<float>);                 \
+  RANVIER_HANDLER(ranvier_ops_scatter_turned_f64, ranvier::scatter_turned<double>);
+
 // The handlers of a library that has densify.
 #define RANVIER_DENSIFY_HANDLERS                                                \
   RANVIER_HANDLER(ranvier_ops_densify_f32, (ranvier::densify<float, float>));   \

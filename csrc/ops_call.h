@@ -4,7 +4,7 @@
 // group (P = Q, P = 0 where Q = 0). A list names rows of its group's matrix; the first `count` of its slots are used,
 // and a count outside of 0 ... S means the nearest of the two. A used slot with an id outside of 0 ... N - 1 is as if
 // it were not used. An id may stand in a list more than once. Everything is row-major and dense. Sums have one order,
-// whatever the number of threads.
+// whatever the number of threads. Operators called "turned" have the matrix, or its derivative, as (P, C, N).
 #pragma once
 #include <cstdint>
 

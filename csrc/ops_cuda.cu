@@ -1,12 +1,16 @@
 // GPU launchers of ranvier.ops: how many blocks of which kernel. The kernels, and what each is about, are in
-// ops_sums_cuda.h, ops_invert_cuda.h, ops_dots_cuda.h and ops_spikes_cuda.h.
+// ops_sums_cuda.h, ops_rows_cuda.h, ops_invert_cuda.h, ops_marks_cuda.h, ops_dots_cuda.h,
+// ops_columns_cuda.h and ops_spikes_cuda.h.
 //
 // No sum depends on which thread comes first: the same call gives the same bits.
 #include <algorithm>
 
+#include "ops_columns_cuda.h"
 #include "ops_cuda.h"
 #include "ops_dots_cuda.h"
 #include "ops_invert_cuda.h"
+#include "ops_marks_cuda.h"
+#include "ops_rows_cuda.h"
 #include "ops_spikes_cuda.h"
 #include "ops_sums_cuda.h"
 #include "scratch_cuda.h"
@@ -17,32 +21,27 @@ namespace {
 using namespace ops;
 
 constexpr int64_t kMostY = 65535;            // blocks along the second and third axis of a grid
-constexpr int64_t kManyWarps = 4224;         // 32 for each of the 132 multiprocessors of an H100: enough to be busy
+constexpr int64_t kManyWarps = 4096;         // about 32 for each multiprocessor of an H100: enough to be busy
+constexpr int kMostEach = 16;                // lists a group of add_rows
 constexpr int64_t kL1 = int64_t(192) << 10;  // bytes of rows that a multiprocessor's L1 holds
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool aligned(const void* place) { return reinterpret_cast<uintptr_t>(place) % 16 == 0; }
 
-// How lists are dealt out to the threads of sum_lists.
+// How lists are dealt out to the threads of sum_lists and add_rows.
 struct Deal {
   int lanes;
   int32_t each, block, alone;
 };
 
-// `per`: numbers in 16 bytes of a row. `many`: a group may have many lists, one after another.
-Deal deal(int64_t sets, int64_t lists, int64_t named, int64_t c, int per, int threads, bool many) {
-  Deal d{};
-  // A multiprocessor keeps the rows of its tile in L1 where they are few enough: then as wide a tile as fits. Where
-  // none fits, a wide one for long stretches of memory.
-  d.lanes = c <= 16 * per || (named * 512 > kL1 && named * 128 <= kL1) ? 8 : 32;
-  const int64_t tiles = ceiling(c, d.lanes * per), groups = threads / d.lanes;
-  const int64_t warps = sets * lists * tiles * d.lanes / kWarp;
-  d.each = many ? static_cast<int32_t>(std::clamp<int64_t>(warps / kManyWarps, 1, 32)) : 1;
-  d.block = static_cast<int32_t>(groups * d.each), d.alone = 512;
+// A block gets `each` lists for every group of `lanes` threads.
+Deal deal(int64_t sets, int64_t lists, int64_t tiles, int threads, int lanes, int32_t each) {
+  const int64_t groups = threads / lanes;
+  Deal d{lanes, each, static_cast<int32_t>(groups * each), 512};
   // Where there are too few lists to keep all threads busy, a block has few of them, and shares all but the shortest.
   const int64_t few = sets * lists * tiles / (2 * 132);
-  if (few <= groups / 4) d.block = static_cast<int32_t>(std::max<int64_t>(few, 1)), d.alone = 16;
+  if (few <= groups / 4) d.each = 1, d.block = static_cast<int32_t>(std::max<int64_t>(few, 1)), d.alone = 16;
   return d;
 }
 
@@ -59,14 +58,46 @@ cudaError_t launch_sums(const Lists& lists, Sums<A, M> z, const Deal& d, cudaStr
 }
 
 template <class Lists, class A, class M>
-cudaError_t sums(const Lists& lists, const Sums<A, M>& z, bool many, cudaStream_t stream) {
+cudaError_t sums(const Lists& lists, const Sums<A, M>& z, cudaStream_t stream) {
   constexpr int kPer = 16 / sizeof(M), kThreads = 256, kAhead = 8;
-  const Deal d = deal(z.sets, z.lists, z.named, z.c, kPer, kThreads, many);
+  // One list a group: lists that are summed at the same time go through the matrix together.
+  // A multiprocessor keeps the rows of its tile in L1 where they are few enough: then as wide a tile as fits. Where
+  // none fits, a wide one for long stretches of memory.
+  const int lanes = z.c <= 16 * kPer || (z.named * 512 > kL1 && z.named * 128 <= kL1) ? 8 : 32;
+  const Deal d = deal(z.sets, z.lists, ceiling(z.c, lanes * kPer), kThreads, lanes, 1);
   if (z.c % kPer == 0 && aligned(z.x) && aligned(z.out))
     return d.lanes == 8 ? launch_sums<Lists, A, M, true, 8, kAhead, kThreads>(lists, z, d, stream)
                         : launch_sums<Lists, A, M, true, 32, kAhead, kThreads>(lists, z, d, stream);
   return d.lanes == 8 ? launch_sums<Lists, A, M, false, 8, 4, kThreads>(lists, z, d, stream)
                       : launch_sums<Lists, A, M, false, 32, 4, kThreads>(lists, z, d, stream);
+}
+
+template <class A, bool kWhole, int kLanes, int kAhead, int kThreads, bool kTurned>
+cudaError_t launch_rows(const Inverted<A>& lists, Sums<A, A> z, const Deal& d, cudaStream_t stream) {
+  z.each = d.each, z.block = d.block, z.alone = d.alone;
+  const int64_t tiles = ceiling(z.c, Piece<A, kWhole, kLanes>::kTile);
+  if (tiles > kMostY || z.lists >= int64_t(1) << 31 || z.named >= int64_t(1) << 31)
+    return cudaErrorInvalidConfiguration;
+  const dim3 grid(static_cast<unsigned>(ceiling(z.lists, z.block)), static_cast<unsigned>(tiles),
+                  static_cast<unsigned>(std::min(z.sets, kMostY)));
+  return launch_behind<add_rows<A, kWhole, kLanes, kAhead, kThreads, kTurned>>(grid, kThreads, stream, lists, z);
+}
+
+template <class A, int kThreads, bool kTurned>
+cudaError_t rows_of(const Inverted<A>& lists, const Sums<A, A>& z, cudaStream_t stream) {
+  constexpr int kPer = 16 / sizeof(A);
+  const int lanes = z.c <= 16 * kPer ? 8 : 32;
+  const int64_t tiles = ceiling(z.c, lanes * kPer), warps = z.sets * z.lists * tiles * lanes / kWarp;
+  // as many lists a group as leave enough warps, a power of two
+  int32_t each = 1;
+  const int32_t most = kTurned ? kTurnedRows / (kThreads / lanes) : std::min(lanes, kMostEach);
+  while (each < most && (kTurned || warps >= 2 * each * kManyWarps)) each *= 2;
+  const Deal d = deal(z.sets, z.lists, tiles, kThreads, lanes, each);
+  if (z.c % kPer == 0 && aligned(z.x) && aligned(z.out))
+    return d.lanes == 8 ? launch_rows<A, true, 8, 8, kThreads, kTurned>(lists, z, d, stream)
+                        : launch_rows<A, true, 32, 8, kThreads, kTurned>(lists, z, d, stream);
+  return d.lanes == 8 ? launch_rows<A, false, 8, 4, kThreads, kTurned>(lists, z, d, stream)
+                      : launch_rows<A, false, 32, 4, kThreads, kTurned>(lists, z, d, stream);
 }
 
 // The scratch of `scatter`.
@@ -76,30 +107,49 @@ size_t arrange(const ScatterCall<A>& call, void* scratch, Inverted<A>& w) {
   w = {};
   w.values = call.values, w.ids = call.ids, w.count = call.count;
   w.sets = z.p, w.lists = z.p == 1 ? z.q * z.r : z.r, w.slots = z.s, w.n = z.n;
-  // two more launches take longer than looking through few lists for every window
-  w.chunk = static_cast<int32_t>(
-      w.lists <= kOneChunk ? kOneChunk : std::clamp<int64_t>(ceiling(w.lists, kChunks), kLeastChunk, kMostChunk));
+  Layout layout{static_cast<char*>(scratch)};
+  layout.take(w.entries, w.sets * w.lists * w.slots);
+  layout.take(w.ranges, w.sets * w.n);
+  layout.take(w.taken, w.sets);
+  if (w.lists <= kMostWords * kWord && w.slots <= kMostMarkedSlots && w.sets * w.n * w.lists <= kMostMarked) {
+    w.chunk = kWord, w.chunks = static_cast<int32_t>(ceiling(w.lists, kWord));
+    layout.take(w.words, w.sets * w.chunks * w.n);
+    layout.take(w.marked, w.sets * w.n * w.lists);
+    return layout.used;
+  }
+  w.chunk = static_cast<int32_t>(std::clamp<int64_t>(ceiling(w.lists, kChunks), kLeastChunk, kMostChunk));
   w.chunks = static_cast<int32_t>(ceiling(w.lists, w.chunk));
   const int64_t window = w.n * w.chunks * w.sets / 128;  // for as many blocks
   w.window = kLeastWindow;
   while (w.window < window && w.window < kMostWindow) w.window *= 2;
-  Layout layout{static_cast<char*>(scratch)};
-  layout.take(w.entries, w.sets * w.lists * w.slots);
-  layout.take(w.ranges, w.sets * w.n);
-  if (w.chunks > 1) layout.take(w.before, w.sets * w.chunks * w.n), layout.take(w.taken, w.sets);
+  layout.take(w.before, w.sets * w.chunks * w.n);
   return layout.used;
 }
 
 template <class A>
+cudaError_t launch_marks(const Inverted<A>& w, cudaStream_t stream) {
+  const unsigned sets = static_cast<unsigned>(std::min(w.sets, kMostY));
+  const dim3 grid(static_cast<unsigned>(w.chunks), static_cast<unsigned>(ceiling(w.n, kMarkedRows)), sets);
+  mark_lists<A><<<grid, kWord * kWarp, 0, stream>>>(w);
+  return cudaGetLastError();
+}
+
+template <class A>
+cudaError_t launch_collect(const Inverted<A>& w, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(ceiling(w.n, kWarp)), static_cast<unsigned>(std::min(w.sets, kMostY)));
+  return launch_behind<collect_marks<A>>(grid, std::min(w.chunks, kWarp) * kWarp, stream, w);
+}
+
+template <class A>
 cudaError_t launch_invert(const Inverted<A>& w, cudaStream_t stream) {
+  if (w.words) {
+    if (const cudaError_t error = launch_marks(w, stream); error != cudaSuccess) return error;
+    return launch_collect(w, stream);
+  }
   if (w.chunks > kMostY) return cudaErrorInvalidConfiguration;
   const unsigned sets = static_cast<unsigned>(std::min(w.sets, kMostY));
   const dim3 grid(static_cast<unsigned>(ceiling(w.n, w.window)), static_cast<unsigned>(w.chunks), sets);
   constexpr int kThreads = kInvertWarps * kWarp;
-  if (w.chunks == 1) {
-    invert<A, Pass::all><<<grid, kThreads, 0, stream>>>(w);
-    return cudaGetLastError();
-  }
   invert<A, Pass::count><<<grid, kThreads, 0, stream>>>(w);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   const dim3 add_grid(static_cast<unsigned>(ceiling(w.n, kAddThreads)), sets);
@@ -137,6 +187,57 @@ cudaError_t launch_dots(const DotsCall<A, M>& call, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// The scratch of gather (`values`) and dots (none) with a matrix (C, N).
+template <class A>
+size_t arrange(const OpsSizes& z, const A* values, const int32_t* ids, const int32_t* count, void* scratch, Tiled<A>& w,
+               A*& parts) {
+  w = {};
+  w.values = values, w.ids = ids, w.count = count;
+  w.sets = z.p, w.lists = z.p == 1 ? z.q * z.r : z.r, w.slots = z.s, w.n = z.n;
+  w.tiles = static_cast<int32_t>(std::min<int64_t>(ceiling(z.n, kTileRows), kMostTiles));
+  Layout layout{static_cast<char*>(scratch)};
+  layout.take(w.starts, w.sets * (w.tiles + 1) * w.lists);
+  layout.take(w.rows, w.sets * w.lists * w.slots);
+  if (values) {
+    layout.take(w.weights, w.sets * w.lists * w.slots);
+  } else {
+    layout.take(w.places, w.sets * w.lists * w.slots);
+    layout.take(parts, ceiling(z.c, kOfBlock<A>) * w.sets * w.lists * w.slots);
+  }
+  return layout.used;
+}
+
+// Whether it pays to read numbers one by one: each costs as much as 8 of them in a row.
+bool few(const OpsSizes& z) {
+  return z.n > int64_t(kTileRows) * kMostTiles || (z.p == 1 ? z.q : 1) * z.r * z.s <= z.n / 4;
+}
+
+template <class A>
+cudaError_t launch_sort(const Tiled<A>& w, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(ceiling(w.lists, kSortWarps)), static_cast<unsigned>(std::min(w.sets, kMostY)));
+  sort_by_tile<A><<<grid, kSortWarps * kWarp, 0, stream>>>(w);
+  return cudaGetLastError();
+}
+
+template <class A, class M, int kPer, bool kDots>
+cudaError_t launch_tiles(const Tiled<A>& w, const Turned<A, M>& z, cudaStream_t stream) {
+  const int64_t groups = ceiling(w.lists, kPer * kTurnWarps);
+  if (groups > kMostY) return cudaErrorInvalidConfiguration;
+  const dim3 grid(static_cast<unsigned>(ceiling(z.c, kOfBlock<A>)), static_cast<unsigned>(groups),
+                  static_cast<unsigned>(std::min(w.sets, kMostY)));
+  return launch_behind<walk_tiles<A, M, kPer, kDots>>(grid, kTurnThreads, stream, w, z);
+}
+
+// As many lists a warp as leave a block for nearly every multiprocessor: each group of them reads the matrix.
+template <class A, class M, bool kDots>
+cudaError_t walk(const Tiled<A>& w, const Turned<A, M>& z, cudaStream_t stream) {
+  const int64_t columns = w.sets * ceiling(z.c, kOfBlock<A>);
+  const auto enough = [&](int64_t per) { return columns * ceiling(w.lists, per * kTurnWarps) >= 120; };
+  if (enough(8) || ceiling(w.lists, 4 * kTurnWarps) > kMostY) return launch_tiles<A, M, 8, kDots>(w, z, stream);
+  if (enough(4)) return launch_tiles<A, M, 4, kDots>(w, z, stream);
+  return enough(2) ? launch_tiles<A, M, 2, kDots>(w, z, stream) : launch_tiles<A, M, 1, kDots>(w, z, stream);
+}
+
 }  // namespace
 
 template <class A>
@@ -149,12 +250,11 @@ template <class A, class M>
 cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   if (z.q * z.r * z.c == 0) return cudaSuccess;
-  // One list a group: lists that are summed at the same time go through the matrix together.
-  return sums(lists_of(call), sums_of(call), false, stream);
+  return sums(lists_of(call), sums_of(call), stream);
 }
 
 template <class A>
-cudaError_t ops_scatter(const ScatterCall<A>& call, void* scratch, cudaStream_t stream) {
+cudaError_t ops_scatter(const ScatterCall<A>& call, bool turned, void* scratch, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   const size_t bytes = sizeof(A) * z.p * z.n * z.c;
   if (bytes == 0) return cudaSuccess;
@@ -162,7 +262,8 @@ cudaError_t ops_scatter(const ScatterCall<A>& call, void* scratch, cudaStream_t 
   Inverted<A> w;
   arrange(call, scratch, w);
   if (const cudaError_t error = launch_invert(w, stream); error != cudaSuccess) return error;
-  return sums(w, sums_of(call), true, stream);
+  return turned ? rows_of<A, kTurnedThreads, true>(w, sums_of(call), stream)
+                : rows_of<A, 512, false>(w, sums_of(call), stream);
 }
 
 template <class A, class M>
@@ -176,6 +277,59 @@ cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream) {
   return narrow ? launch_dots<A, M, false, 8>(call, stream) : launch_dots<A, M, false, 32>(call, stream);
 }
 
+template <class A, class M>
+size_t ops_gather_turned_scratch(const GatherCall<A, M>& call) {
+  Tiled<A> w;
+  A* parts = nullptr;
+  return few(call.size) ? 0 : arrange(call.size, call.values, call.ids, call.count, nullptr, w, parts);
+}
+
+template <class A, class M>
+size_t ops_dots_turned_scratch(const DotsCall<A, M>& call) {
+  Tiled<A> w;
+  A* parts = nullptr;
+  return few(call.size) ? 0 : arrange<A>(call.size, nullptr, call.ids, call.count, nullptr, w, parts);
+}
+
+template <class A, class M>
+cudaError_t ops_gather_turned(const GatherCall<A, M>& call, void* scratch, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  const size_t bytes = sizeof(A) * z.q * z.r * z.c;
+  if (bytes == 0) return cudaSuccess;
+  if (z.s * z.n == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
+  if (few(z)) {
+    const dim3 grid(static_cast<unsigned>(z.q * z.r), static_cast<unsigned>(std::min(ceiling(z.c, kFewWarps), kMostY)));
+    gather_few<A, M><<<grid, kFewWarps * kWarp, 0, stream>>>(call);
+    return cudaGetLastError();
+  }
+  Tiled<A> w;
+  A* parts = nullptr;
+  arrange(z, call.values, call.ids, call.count, scratch, w, parts);
+  if (const cudaError_t error = launch_sort(w, stream); error != cudaSuccess) return error;
+  return walk<A, M, false>(w, {call.matrix, nullptr, call.out, static_cast<int32_t>(z.c)}, stream);
+}
+
+template <class A, class M>
+cudaError_t ops_dots_turned(const DotsCall<A, M>& call, void* scratch, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  const size_t bytes = sizeof(A) * z.q * z.r * z.s;
+  if (bytes == 0) return cudaSuccess;
+  if (z.c * z.n == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
+  if (few(z)) {
+    const dim3 grid(static_cast<unsigned>(z.q * z.r), static_cast<unsigned>(std::min(ceiling(z.s, kWarp), kMostY)));
+    dots_few<A, M><<<grid, kFewWarps * kWarp, 0, stream>>>(call);
+    return cudaGetLastError();
+  }
+  Tiled<A> w;
+  A* parts = nullptr;
+  arrange<A>(z, nullptr, call.ids, call.count, scratch, w, parts);
+  if (const cudaError_t error = launch_sort(w, stream); error != cudaSuccess) return error;
+  const auto error = walk<A, M, true>(w, {call.matrix, call.g, parts, static_cast<int32_t>(z.c)}, stream);
+  if (error != cudaSuccess) return error;
+  return launch_behind<add_parts<A>>(dim3(static_cast<unsigned>(w.sets * w.lists)), kPartThreads, stream, w, parts,
+                                     call.out, static_cast<int32_t>(ceiling(z.c, kOfBlock<A>)));
+}
+
 template <class A>
 cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream) {
   if (call.r == 0) return cudaSuccess;
@@ -185,9 +339,13 @@ cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-#define RANVIER_OPS_MATRIX(A, M)                                          \
-  template cudaError_t ops_gather(const GatherCall<A, M>&, cudaStream_t); \
-  template cudaError_t ops_dots(const DotsCall<A, M>&, cudaStream_t);
+#define RANVIER_OPS_MATRIX(A, M)                                                        \
+  template cudaError_t ops_gather(const GatherCall<A, M>&, cudaStream_t);               \
+  template cudaError_t ops_dots(const DotsCall<A, M>&, cudaStream_t);                   \
+  template size_t ops_gather_turned_scratch(const GatherCall<A, M>&);                   \
+  template size_t ops_dots_turned_scratch(const DotsCall<A, M>&);                       \
+  template cudaError_t ops_gather_turned(const GatherCall<A, M>&, void*, cudaStream_t); \
+  template cudaError_t ops_dots_turned(const DotsCall<A, M>&, void*, cudaStream_t);
 RANVIER_OPS_MATRIX(float, float)
 RANVIER_OPS_MATRIX(double, double)
 RANVIER_OPS_MATRIX(float, Bf16)
@@ -195,8 +353,8 @@ RANVIER_OPS_MATRIX(float, F16)
 #undef RANVIER_OPS_MATRIX
 template size_t ops_scatter_scratch(const ScatterCall<float>&);
 template size_t ops_scatter_scratch(const ScatterCall<double>&);
-template cudaError_t ops_scatter(const ScatterCall<float>&, void*, cudaStream_t);
-template cudaError_t ops_scatter(const ScatterCall<double>&, void*, cudaStream_t);
+template cudaError_t ops_scatter(const ScatterCall<float>&, bool, void*, cudaStream_t);
+template cudaError_t ops_scatter(const ScatterCall<double>&, bool, void*, cudaStream_t);
 template cudaError_t ops_spikes(const SpikesCall<float>&, cudaStream_t);
 template cudaError_t ops_spikes(const SpikesCall<double>&, cudaStream_t);
 

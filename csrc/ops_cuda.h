@@ -19,10 +19,20 @@ constexpr int64_t kOpsMostSlots = (int64_t(1) << 31) - 1;
 // Put the work on `stream`; nothing waits. All pointers of `call` are on the device.
 template <class A, class M>
 cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream);
+// turned: the result is (P, C, N).
 template <class A>
-cudaError_t ops_scatter(const ScatterCall<A>& call, void* scratch, cudaStream_t stream);
+cudaError_t ops_scatter(const ScatterCall<A>& call, bool turned, void* scratch, cudaStream_t stream);
 template <class A, class M>
 cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream);
+// The same with a matrix that is (P, C, N), and what they need beside the buffers.
+template <class A, class M>
+size_t ops_gather_turned_scratch(const GatherCall<A, M>& call);
+template <class A, class M>
+size_t ops_dots_turned_scratch(const DotsCall<A, M>& call);
+template <class A, class M>
+cudaError_t ops_gather_turned(const GatherCall<A, M>& call, void* scratch, cudaStream_t stream);
+template <class A, class M>
+cudaError_t ops_dots_turned(const DotsCall<A, M>& call, void* scratch, cudaStream_t stream);
 template <class A>
 cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream);
 template <class A, class O>

@@ -21,23 +21,59 @@ ffi::Error gather(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary at
   return said("gather", ops_gather(c, stream));
 }
 
+// Calls work(scratch) with `bytes` of it.
+template <class Work>
+ffi::Error with_scratch(const char* name, ffi::ScratchAllocator& memory, size_t bytes, Work&& work) {
+  const auto scratch = memory.Allocate(bytes ? bytes : 1, 16);
+  if (!scratch.has_value())
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "spike_matmul: no " + std::to_string(bytes >> 20) +
+                                                              " MiB of GPU memory; use a smaller batch or capacity");
+  return said(name, work(*scratch));
+}
+
+template <class A, class M>
+ffi::Error gather_turned(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                         ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  GatherCall<A, M> c{};
+  if (auto wrong = bind_gather(c, attributes, arguments, results, true); wrong.failure()) return wrong;
+  return with_scratch("gather_turned", memory, ops_gather_turned_scratch(c),
+                      [&](void* scratch) { return ops_gather_turned(c, scratch, stream); });
+}
+
+template <class A, class M>
+ffi::Error dots_turned(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                       ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  DotsCall<A, M> c{};
+  if (auto wrong = bind_dots(c, attributes, arguments, results, true); wrong.failure()) return wrong;
+  return with_scratch("dots_turned", memory, ops_dots_turned_scratch(c),
+                      [&](void* scratch) { return ops_dots_turned(c, scratch, stream); });
+}
+
 template <class A>
-ffi::Error scatter(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
-                   ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+ffi::Error scatter_of(bool turned, cudaStream_t stream, ffi::ScratchAllocator& memory, ffi::Dictionary attributes,
+                      ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   ScatterCall<A> c{};
-  if (auto wrong = bind_scatter(c, attributes, arguments, results); wrong.failure()) return wrong;
+  if (auto wrong = bind_scatter(c, attributes, arguments, results, turned); wrong.failure()) return wrong;
   const OpsSizes& z = c.size;
   const int64_t slots = (z.p == 1 ? z.q * z.r : z.r) * z.s;
   if (slots > kOpsMostSlots)
     return ffi::Error::InvalidArgument("spike_matmul: got " + std::to_string(slots) +
                                        " slots for one matrix; its derivative on a GPU takes " +
                                        std::to_string(kOpsMostSlots) + "; use a smaller batch or capacity");
-  const size_t bytes = ops_scatter_scratch(c);
-  const auto scratch = memory.Allocate(bytes, 16);
-  if (!scratch.has_value())
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "spike_matmul: no " + std::to_string(bytes >> 20) +
-                                                              " MiB of GPU memory; use a smaller batch or capacity");
-  return said("scatter", ops_scatter(c, *scratch, stream));
+  return with_scratch("scatter", memory, ops_scatter_scratch(c),
+                      [&](void* scratch) { return ops_scatter(c, turned, scratch, stream); });
+}
+
+template <class A>
+ffi::Error scatter(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                   ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  return scatter_of<A>(false, stream, memory, attributes, arguments, results);
+}
+
+template <class A>
+ffi::Error scatter_turned(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                          ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  return scatter_of<A>(true, stream, memory, attributes, arguments, results);
 }
 
 template <class A, class M>
@@ -68,4 +104,5 @@ ffi::Error spikes(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary at
 }  // namespace ranvier
 
 RANVIER_OPS_HANDLERS
+RANVIER_TURNED_HANDLERS
 RANVIER_DENSIFY_HANDLERS

@@ -1,11 +1,10 @@
 // GPU: lists of spikes inverted, for `scatter`: for each row of the matrix the lists that name it, always in the same
 // order, whatever order threads run in.
 //
-// The lists of a set are cut into chunks. A block looks through all lists of a chunk for the ids of
-// one window. Each warp counts the ids of its own lists; counts of the warps before it give the place of its first
-// entry, and from there the warp goes through its lists as before. Nothing depends on who comes first: the warp alone
-// moves its cursors. With one chunk a block knows how many entries lie before its window, since it sees all of them;
-// with several, counts of the chunks are added up by a kernel of their own in between.
+// The lists of a set are cut into chunks. A block looks through all lists of a chunk for the ids of one window. Each
+// warp counts the ids of its own lists; counts of the warps before it give the place of its first entry, and from there
+// the warp goes through its lists as before. Nothing depends on who comes first: the warp alone moves its cursors.
+// Counts of the chunks are added up by a kernel of their own in between. Few lists are inverted by ops_marks_cuda.h.
 #pragma once
 #include "ops_sums_cuda.h"
 
@@ -13,8 +12,7 @@ namespace ranvier {
 namespace ops {
 
 constexpr int kInvertWarps = 32, kListsAWarp = 32;  // a lane a list
-constexpr int kOneChunk = 256;                      // lists that are not cut into chunks
-// lists of a chunk otherwise; chunks aimed at
+// lists of a chunk; chunks aimed at
 constexpr int kLeastChunk = 64, kMostChunk = kInvertWarps * kListsAWarp, kChunks = 16;
 constexpr int kMostWindow = 256, kLeastWindow = 8;
 
@@ -34,8 +32,11 @@ struct Inverted {
   int32_t chunk, chunks, window;
   Named<A>* entries;  // (sets, lists slots)
   Range* ranges;      // (sets, n)
-  int32_t* before;    // (sets, chunks, n) entries of a chunk, then of those before it; with one chunk unused
+  int32_t* before;    // (sets, chunks, n) entries of a chunk, then of those before it
   int32_t* taken;     // (sets,)
+  // instead of `before` where lists are inverted by marks; `chunk` is kWord then
+  uint32_t* words;  // (sets, chunks, n) a bit a list of the chunk
+  A* marked;        // (sets, n, lists) values, where there is a mark
 
   __device__ __forceinline__ Range range(int64_t set, int64_t row) const {
     const int2 x = __ldg(reinterpret_cast<const int2*>(ranges + set * n + row));
@@ -52,7 +53,7 @@ struct Inverted {
   }
 };
 
-enum class Pass { all, count, place };
+enum class Pass { count, place };
 
 // All lanes get the sum of the lanes before them; `total` that of all.
 __device__ __forceinline__ int32_t sum_before(int32_t x, int lane, int32_t& total) {
@@ -72,7 +73,6 @@ static __global__ void __launch_bounds__(kInvertWarps* kWarp) invert(Inverted<A>
   constexpr int kStride = kMostWindow + 1;
   __shared__ int32_t cursors[kInvertWarps * kStride];
   __shared__ int32_t totals[kMostWindow];
-  __shared__ int32_t lower[kInvertWarps];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const uint32_t low = uint32_t(blockIdx.x) * w.window;
   const int32_t width = w.n - low < w.window ? int32_t(w.n - low) : w.window;
@@ -113,16 +113,12 @@ static __global__ void __launch_bounds__(kInvertWarps* kWarp) invert(Inverted<A>
 
     for (int k = threadIdx.x; k < kInvertWarps * kStride; k += kInvertWarps * kWarp) cursors[k] = 0;
     __syncthreads();
-    int32_t below = 0;
     walk([&](const int32_t (&ids)[kRows* kWide], int32_t, int32_t) {
       RANVIER_UNROLL
       for (int u = 0; u < kRows * kWide; ++u) {
-        below += uint32_t(ids[u]) < low;
         if (inside(ids[u])) atomicAdd(mine + (ids[u] - low), 1);
       }
     });
-    below = __reduce_add_sync(kAll, below);
-    if (lane == 0) lower[warp] = below;
     __syncthreads();
     for (int k = warp; k < width; k += kInvertWarps) {
       int32_t total;
@@ -136,25 +132,8 @@ static __global__ void __launch_bounds__(kInvertWarps* kWarp) invert(Inverted<A>
       for (int k = threadIdx.x; k < width; k += kInvertWarps * kWarp) before[k] = totals[k];
       if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) w.taken[set] = 0;
     } else {
-      if constexpr (kPass == Pass::all) {
-        if (warp == 0) {
-          int32_t start;
-          sum_before(lower[lane], lane, start);
-          for (int k0 = 0; k0 < width; k0 += kWarp) {
-            const int32_t count = k0 + lane < width ? totals[k0 + lane] : 0;
-            int32_t total;
-            const int32_t at = start + sum_before(count, lane, total);
-            if (k0 + lane < width) {
-              totals[k0 + lane] = at;
-              w.ranges[set * w.n + low + k0 + lane] = {at, count};
-            }
-            start += total;
-          }
-        }
-      } else {
-        for (int k = threadIdx.x; k < width; k += kInvertWarps * kWarp)
-          totals[k] = w.ranges[set * w.n + low + k].start + before[k];
-      }
+      for (int k = threadIdx.x; k < width; k += kInvertWarps * kWarp)
+        totals[k] = w.ranges[set * w.n + low + k].start + before[k];
       __syncthreads();
       Named<A>* entries = w.entries + set * w.lists * w.slots;
       const A* all_values = w.values + set * w.lists * w.slots;

@@ -88,6 +88,39 @@ __device__ __forceinline__ void add_list(const Lists& lists, int64_t set, int64_
   }
 }
 
+// The lists that `longs` says of each group, each by all groups of the block. Sums go `down` from a list to the next,
+// `across` from a column to the next.
+template <int kLanes, int kAhead, int kThreads, bool kWhole, class Lists, class A, class M>
+__device__ __forceinline__ void add_long(const Lists& lists, const Sums<A, M>& z, int64_t set, int64_t first_of_block,
+                                         const uint32_t (&longs)[kThreads / kLanes],
+                                         A (&parts)[kThreads / kLanes][Piece<M, kWhole, kLanes>::kTile], const M* tile,
+                                         A* out, int32_t left, int64_t down, int64_t across) {
+  using Part = Piece<M, kWhole, kLanes>;
+  constexpr int kGroups = kThreads / kLanes;
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
+  for (int owner = 0; owner < kGroups; ++owner) {
+    for (uint32_t bits = longs[owner]; bits; bits &= bits - 1) {
+      const int64_t row = first_of_block + int64_t(owner) * z.each + __ffs(bits) - 1;
+      const Range range = lists.range(set, row);
+      const int32_t rounds = (range.count + kGroups * kLanes - 1) / (kGroups * kLanes);
+      const int32_t end = range.start + range.count, share = group * rounds * kLanes;
+      const int32_t from = share < range.count ? range.start + share : end;
+      const int32_t to = end - from < rounds * kLanes ? end : from + rounds * kLanes;
+      A sum[Part::kPer] = {};
+      add_list<kLanes, kAhead, Lists, A, M, kWhole>(lists, set, row, from, to, rounds, tile, z.c, left, lane, sum);
+      RANVIER_UNROLL
+      for (int k = 0; k < Part::kPer; ++k) parts[group][Part::place(lane, k)] = sum[k];
+      __syncthreads();
+      for (int k = threadIdx.x; k < Part::kTile; k += kThreads) {
+        A total = A(0);
+        for (int part = 0; part < kGroups; ++part) total += parts[part][k];
+        if (k < left) out[row * down + k * across] = total;
+      }
+      __syncthreads();
+    }
+  }
+}
+
 template <class Lists, class A, class M, bool kWhole, int kLanes, int kAhead, int kThreads>
 static __global__ void __launch_bounds__(kThreads, (kWhole && kAhead <= 4 ? 1280 : 1024) / kThreads)
     sum_lists(Lists lists, Sums<A, M> z) {
@@ -123,27 +156,7 @@ static __global__ void __launch_bounds__(kThreads, (kWhole && kAhead <= 4 ? 1280
     if (!__syncthreads_or(wait != 0)) continue;
     if (lane == 0) longs[group] = wait;
     __syncthreads();
-    for (int owner = 0; owner < kGroups; ++owner) {
-      for (uint32_t bits = longs[owner]; bits; bits &= bits - 1) {
-        const int64_t row = first_of_block + int64_t(owner) * z.each + __ffs(bits) - 1;
-        const Range range = lists.range(set, row);
-        const int32_t rounds = (range.count + kGroups * kLanes - 1) / (kGroups * kLanes);
-        const int32_t end = range.start + range.count, share = group * rounds * kLanes;
-        const int32_t from = share < range.count ? range.start + share : end;
-        const int32_t to = end - from < rounds * kLanes ? end : from + rounds * kLanes;
-        A sum[Part::kPer] = {};
-        add_list<kLanes, kAhead, Lists, A, M, kWhole>(lists, set, row, from, to, rounds, tile, z.c, left, lane, sum);
-        RANVIER_UNROLL
-        for (int k = 0; k < Part::kPer; ++k) parts[group][Part::place(lane, k)] = sum[k];
-        __syncthreads();
-        for (int k = threadIdx.x; k < kTile; k += kThreads) {
-          A total = A(0);
-          for (int part = 0; part < kGroups; ++part) total += parts[part][k];
-          if (k < left) out[row * z.c + k] = total;
-        }
-        __syncthreads();
-      }
-    }
+    add_long<kLanes, kAhead, kThreads, kWhole>(lists, z, set, first_of_block, longs, parts, tile, out, left, z.c, 1);
   }
 }
 
