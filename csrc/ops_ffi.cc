@@ -5,45 +5,15 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "ops_binding.h"
-#include "ops_kernels.h"
+#include "ops_cpu.h"
 #include "parallel.h"
-
-extern "C" const char* ranvier_running_isa();
 
 namespace ranvier {
 namespace {
 
-// Pieces for each thread: a thread that other work holds up leaves more of them to the others.
-constexpr int64_t kPieces = 4;
 // Slots and rows that a scatter sorts at a time.
 constexpr int64_t kSorted = int64_t(1) << 22;
-
-template <class Of>
-auto pick(Of&& of) {
-#if defined(RANVIER_X86)
-  if (!std::strcmp(ranvier_running_isa(), "x86-64-v4")) return of(4);
-  if (!std::strcmp(ranvier_running_isa(), "x86-64-v3")) return of(3);
-#endif
-  return of(0);
-}
-
-template <class A, class M>
-const OpsMatrixKernels<A, M>& matrix_kernels() {
-  static const auto best = pick([](int level) {
-    (void)level;
-#if defined(RANVIER_X86)
-    if (level == 4) return v4::ops_matrix_kernels<A, M>();
-    if (level == 3) return v3::ops_matrix_kernels<A, M>();
-#endif
-    return base::ops_matrix_kernels<A, M>();
-  });
-  return best;
-}
 
 template <class A>
 const OpsKernels<A>& kernels() {
@@ -60,15 +30,6 @@ const OpsKernels<A>& kernels() {
 
 // What the memory of a thread is for.
 enum Purpose { kPlace, kRow, kSlot, kValue, kStart, kList, kKept };
-
-int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// `size` things in pieces of nearly the same size.
-struct Cut {
-  int64_t size, pieces;
-  Cut(int64_t size, int64_t pieces) : size(size), pieces(std::clamp<int64_t>(pieces, 1, std::max<int64_t>(size, 1))) {}
-  Range operator[](int64_t k) const { return {size * k / pieces, size * (k + 1) / pieces}; }
-};
 
 int64_t used(const int32_t* count, Range lists, int64_t slots) {
   int64_t sum = 0;
@@ -199,20 +160,6 @@ ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaining
   return ffi::Error::Success();
 }
 
-// Large results are new memory at every call, and will be written as a whole: the system hands it out faster in large
-// pages. Smaller ones are memory that was used before.
-void expect_all_of(void* array, int64_t bytes) {
-#if defined(__linux__)
-  constexpr int64_t kLarge = int64_t(32) << 20;
-  constexpr uintptr_t kPage = uintptr_t(2) << 20;
-  const auto at = reinterpret_cast<uintptr_t>(array);
-  const uintptr_t begin = (at + kPage - 1) / kPage * kPage, end = (at + bytes) / kPage * kPage;
-  if (bytes >= kLarge) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: may be refused
-#else
-  (void)array, (void)bytes;
-#endif
-}
-
 template <class A>
 ffi::Error scatter(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                    ffi::RemainingRets results) {
@@ -249,9 +196,50 @@ ffi::Error spikes(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaini
   return ffi::Error::Success();
 }
 
+// To the nearest number of 16 bits, of two to the even one.
+void write(float x, Bf16* to) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  // a number that is none stays one, whatever bits it loses
+  to->bits = static_cast<uint16_t>(x != x ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+template <class A>
+void write(A x, A* to) {
+  *to = x;
+}
+
+template <class A, class O>
+ffi::Error densify(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                   ffi::RemainingRets results) {
+  DensifyCall<A, O> c{};
+  if (auto wrong = bind_densify(c, attributes, arguments, results); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  expect_all_of(c.out, z.q * z.r * z.n * int64_t(sizeof(O)));
+  const Cut lists(z.q * z.r, kPieces * pool.num_threads());
+  parallel_for(pool, lists.pieces, [&](int64_t k) {
+    // what a list's entries add up to, and zeros where it has none
+    A* const sums = scratch<A, kValue>(z.n);
+    std::fill(sums, sums + z.n, A(0));
+    std::memset(c.out + lists[k].begin * z.n, 0, (lists[k].end - lists[k].begin) * z.n * sizeof(O));
+    for (int64_t l = lists[k].begin; l < lists[k].end; ++l) {
+      const int32_t* const ids = c.ids + l * z.s;
+      const int64_t n = std::clamp<int64_t>(c.count[l], 0, z.s);
+      const auto each = [&](auto&& what) {
+        for (int64_t s = 0; s < n; ++s)
+          if (ids[s] >= 0 && ids[s] < z.n) what(ids[s], s);
+      };
+      each([&](int32_t i, int64_t s) { sums[i] += c.values[l * z.s + s]; });
+      each([&](int32_t i, int64_t) { write(sums[i], c.out + l * z.n + i); });
+      each([&](int32_t i, int64_t) { sums[i] = A(0); });
+    }
+  });
+  return ffi::Error::Success();
+}
+
 auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 
 }  // namespace
 }  // namespace ranvier
 
 RANVIER_OPS_HANDLERS
+RANVIER_DENSIFY_HANDLERS
