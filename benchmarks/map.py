@@ -139,7 +139,7 @@ def show_fit(files):
     table = bench.fit(mine)
     print(pformat({platform: table}, width=118, sort_dicts=False))
     for precision in ("float32", "tf32", "bfloat16"):
-        worst = sorted(bench.regret(mine, table, precision, platform), key=lambda x: -x[1])
+        worst = sorted(bench.regret(mine, table, precision), key=lambda x: -x[1])
         if worst:
             missed = sum(x > 0.05 for _, x in worst)
             print(f"{precision}: {missed} of {len(worst)} points more than 5 % slower than the better way; the worst:")

@@ -66,7 +66,7 @@ def grid(quick: bool, platform: str) -> list[Point]:
         for operator in costs.OPERATORS
         for n in sizes
         for lists in batches
-        for columns in ((n,) if quick else (n // 4, n))
+        for columns in (n // 4, n)
         for activity in activities
         if lists * n * columns <= most
     ]
@@ -274,7 +274,7 @@ def _not_negative(x):
     return best
 
 
-def regret(rows: list[dict], table: dict, precision: str, platform: str) -> list[tuple[Point, float]]:
+def regret(rows: list[dict], table: dict, precision: str) -> list[tuple[Point, float]]:
     """How much slower than the better way the one is that the model picks, at each point: (point, ratio - 1)."""
     out = []
     words = {"float32": ("sparse", "float32", "split"), "tf32": ("sparse", "tf32"), "bfloat16": ("sparse", "bfloat16")}
@@ -362,7 +362,7 @@ def report(rows: list[dict], table: dict, platform: str) -> list[str]:
             cells = "".join(f"{'always' if x == 1 else f'{100 * x:.2g} %':>10}" for x in limits)
             lines.append(f"{names[operator]:17}{f'{n} x {columns}':>16}{lists:>8}{cells}")
     for precision in PRECISIONS:
-        ratios = [x for _, x in regret(rows, table, precision, platform)]
+        ratios = [x for _, x in regret(rows, table, precision)]
         if ratios:
             missed = sum(x > 0.05 for x in ratios)
             lines.append(
