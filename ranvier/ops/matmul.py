@@ -67,7 +67,7 @@ def spike_matmul(
     values, ids, n_spikes, n_listed = _lists(spikes, values)
     # near-threshold neurons have the value 0 otherwise: only derivatives need their rows
     count = n_listed if include_near else n_spikes
-    out = primitives.gather(values, ids, count, matrix[None], n_listed, ways)
+    out = primitives.gather(values, ids, count, matrix[None], n_listed, ways, transposed)
     return _finished(out, spikes, bias, dtype)
 
 
@@ -105,7 +105,8 @@ def sparse_matmul(values, spikes, matrix, bias=None, transposed=False, dtype=Non
         )
     matrix, values = _checked("sparse_matmul", spikes, values, matrix, bias, transposed)
     values, ids, _, n_listed = _lists(spikes, values)
-    return _finished(primitives.gather(values, ids, n_listed, matrix[None]), spikes, bias, dtype)
+    out = primitives.gather(values, ids, n_listed, matrix[None], transposed=transposed)
+    return _finished(out, spikes, bias, dtype)
 
 
 def _check_spikes(where, spikes):
@@ -114,7 +115,7 @@ def _check_spikes(where, spikes):
 
 
 def _checked(where, spikes, values, matrix, bias, transposed):
-    """The matrix as (N, C) and the values, in types that a kernel has."""
+    """The matrix and the values, in types that a kernel has."""
     matrix = jnp.asarray(matrix)
     real = jnp.issubdtype(matrix.dtype, jnp.floating)
     if matrix.ndim != 2 or not real or matrix.shape[1 if transposed else 0] != spikes.n_neurons:
@@ -129,7 +130,7 @@ def _checked(where, spikes, values, matrix, bias, transposed):
     exact = jnp.promote_types(jnp.promote_types(values.dtype, matrix.dtype), jnp.float32)
     if exact == jnp.float64:
         matrix = matrix.astype(exact)
-    return (matrix.T if transposed else matrix), values.astype(exact)
+    return matrix, values.astype(exact)
 
 
 def _lists(spikes, values):

@@ -12,8 +12,9 @@ of each in one operand are the other two, and derivatives of any order stay amon
 product leaves them out, and wherever the values are differentiated it takes them in.
 
 Each one is a handler of the compiled library where that has it, and the reference elsewhere; or a dense product, where
-the static option `ways` (`ranvier.ops.ways`) says so, which all derivatives take over. An axis of `jax.vmap` joins R
-where matrices are shared, and Q elsewhere.
+the static option `ways` (`ranvier.ops.ways`) says so, which all derivatives take over. So they do the static option
+`transposed`: the matrix, and its derivative, is (Q, C, N). An axis of `jax.vmap` joins R where matrices are shared, and
+Q elsewhere.
 """
 
 import functools
@@ -27,20 +28,21 @@ from ranvier.ops import dense, lowering, reference
 from ranvier.ops.ways import SPARSE
 
 
-def gather(values, ids, count, matrix, reach=None, ways=SPARSE):
+def gather(values, ids, count, matrix, reach=None, ways=SPARSE, transposed=False):
     """Sums of the rows of `matrix` that lists name, each times its value: (Q, R, C)."""
-    return _gather.bind(*vary_alike([values, ids, count, matrix, count if reach is None else reach]), ways=ways)[0]
+    operands = vary_alike([values, ids, count, matrix, count if reach is None else reach])
+    return _gather.bind(*operands, ways=ways, transposed=transposed)[0]
 
 
-def scatter(values, ids, count, g, n_rows, reach=None, ways=SPARSE):
+def scatter(values, ids, count, g, n_rows, reach=None, ways=SPARSE, transposed=False):
     """The rows of `g`, each times its value, added to the rows that lists name: (Q, n_rows, C)."""
-    reach = count if reach is None else reach
-    return _scatter.bind(*vary_alike([values, ids, count, g, reach]), n_rows=n_rows, ways=ways)[0]
+    operands = vary_alike([values, ids, count, g, count if reach is None else reach])
+    return _scatter.bind(*operands, n_rows=n_rows, ways=ways, transposed=transposed)[0]
 
 
-def dots(ids, count, matrix, g, ways=SPARSE):
+def dots(ids, count, matrix, g, ways=SPARSE, transposed=False):
     """Products of the rows of `matrix` that lists name with those of `g`: (Q, R, S)."""
-    return _dots.bind(*vary_alike([ids, count, matrix, g]), ways=ways)[0]
+    return _dots.bind(*vary_alike([ids, count, matrix, g]), ways=ways, transposed=transposed)[0]
 
 
 def spikes(state, threshold, near_threshold, capacity):
@@ -58,23 +60,30 @@ def spikes(state, threshold, near_threshold, capacity):
 _gather = lowering.primitive(
     "gather",
     lambda values, ids, count, matrix, reach: [reference.gather(values, ids, count, matrix)],
-    lambda values, ids, count, matrix, reach: [((*count.shape, matrix.shape[2]), values.dtype)],
+    lambda values, ids, count, matrix, reach, transposed: [
+        ((*count.shape, matrix.shape[1 if transposed else 2]), values.dtype)
+    ],
     dtype_of=3,
     by_product=dense.gather,
+    matrix_of=3,
 )
 _scatter = lowering.primitive(
     "scatter",
     lambda values, ids, count, g, reach, n_rows: [reference.scatter(values, ids, count, g, n_rows)],
-    lambda values, ids, count, g, reach, n_rows: [((g.shape[0], n_rows, g.shape[2]), values.dtype)],
+    lambda values, ids, count, g, reach, n_rows, transposed: [
+        ((g.shape[0], *((g.shape[2], n_rows) if transposed else (n_rows, g.shape[2]))), values.dtype)
+    ],
     dtype_of=0,
     by_product=dense.scatter,
+    matrix_of=lowering.RESULT,
 )
 _dots = lowering.primitive(
     "dots",
     lambda ids, count, matrix, g: [reference.dots(ids, count, matrix, g)],
-    lambda ids, count, matrix, g: [(ids.shape, g.dtype)],
+    lambda ids, count, matrix, g, transposed: [(ids.shape, g.dtype)],
     dtype_of=2,
     by_product=dense.dots,
+    matrix_of=2,
 )
 _spikes = lowering.primitive(
     "spikes",
@@ -106,27 +115,36 @@ def _bilinear(primitive, places, transposes):
                 terms.append(primitive.bind(*vary_alike(operands), **changed)[0])
         return [out], [functools.reduce(jnp.add, terms)]
 
-    def transpose(cotangents, *operands, ways, **_):
+    def transpose(cotangents, *operands, ways, transposed, **_):
+        how = {"ways": ways, "transposed": transposed}
         (cotangent,) = cotangents
         out: list = [None] * len(operands)
         for place, rule in zip(places, transposes, strict=True):
             if ad.is_undefined_primal(operands[place]):
                 aval = operands[place].aval
                 zero = type(cotangent) is ad.Zero
-                out[place] = ad.Zero(aval) if zero else rule(ways, cotangent, *operands).astype(aval.dtype)
+                out[place] = ad.Zero(aval) if zero else rule(how, cotangent, *operands).astype(aval.dtype)
         return out
 
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
 
 
+def _rows(matrix, how):
+    return matrix.aval.shape[2 if how["transposed"] else 1]
+
+
+def _of_real(how):
+    return how | {"ways": how["ways"].of_real()}
+
+
 _bilinear(
     _gather,
     (0, 3),
     (
-        lambda ways, ct, values, ids, count, matrix, reach: dots(ids, reach, matrix, ct, ways),
-        lambda ways, ct, values, ids, count, matrix, reach: scatter(
-            values, ids, count, ct, matrix.aval.shape[1], reach, ways
+        lambda how, ct, values, ids, count, matrix, reach: dots(ids, reach, matrix, ct, **how),
+        lambda how, ct, values, ids, count, matrix, reach: scatter(
+            values, ids, count, ct, _rows(matrix, how), reach, **how
         ),
     ),
 )
@@ -134,16 +152,16 @@ _bilinear(
     _scatter,
     (0, 3),
     (
-        lambda ways, ct, values, ids, count, g, reach: dots(ids, reach, ct, g, ways),
-        lambda ways, ct, values, ids, count, g, reach: gather(values, ids, count, ct, reach, ways),
+        lambda how, ct, values, ids, count, g, reach: dots(ids, reach, ct, g, **how),
+        lambda how, ct, values, ids, count, g, reach: gather(values, ids, count, ct, reach, **how),
     ),
 )
 _bilinear(
     _dots,
     (2, 3),
     (
-        lambda ways, ct, ids, count, matrix, g: scatter(ct, ids, count, g, matrix.aval.shape[1], ways=ways.of_real()),
-        lambda ways, ct, ids, count, matrix, g: gather(ct, ids, count, matrix, ways=ways.of_real()),
+        lambda how, ct, ids, count, matrix, g: scatter(ct, ids, count, g, _rows(matrix, how), **_of_real(how)),
+        lambda how, ct, ids, count, matrix, g: gather(ct, ids, count, matrix, **_of_real(how)),
     ),
 )
 
