@@ -506,22 +506,31 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
     }
     return cudaGetLastError();
   };
-  const unsigned walkers = blocks(r * words * kWarp, kWalkThreads);
-  std::printf("  chunks of %d steps\n", int(w.steps));
-  say("lif_walk 8 ahead", time_of([&] {
-        return chunks(w.steps, [&](auto p) { lif_walk<float, 8><<<walkers, kWalkThreads>>>(forward, p); });
-      }),
-      passes, t);
-  say("lif_walk 16 ahead", time_of([&] {
-        return chunks(w.steps, [&](auto p) { lif_walk<float, 16><<<walkers, kWalkThreads>>>(forward, p); });
-      }),
-      passes, t);
-  say("lif_lists", time_of([&] {
-        return chunks(w.steps, [&](auto p) {
-          lif_lists<float><<<blocks(p.steps * r * kWarp, kListThreads), kListThreads>>>(forward, p);
-        });
-      }),
-      0, t);
+  std::printf("  chunks of %d steps, %d words a warp\n", int(w.steps), w.own);
+  const auto walkers = [&](int own) { return blocks(r * ceiling(words, own) * kWarp, kWalkThreads); };
+  const auto try_walk = [&](const char* name, int own, auto kernel) {
+    const int is = w.own;
+    w.own = own;
+    say(name,
+        time_of([&] { return chunks(w.steps, [&](auto p) { kernel<<<walkers(own), kWalkThreads>>>(forward, p); }); }),
+        passes, t);
+    w.own = is;
+  };
+  try_walk("lif_walk own 1, 8 ahead", 1, lif_walk<float, 1, 8>);
+  try_walk("lif_walk own 1, 16 ahead", 1, lif_walk<float, 1, 16>);
+  try_walk("lif_walk own 2, 4 ahead", 2, lif_walk<float, 2, 4>);
+  try_walk("lif_walk own 2, 8 ahead", 2, lif_walk<float, 2, 8>);
+  check(walk(forward, w, nullptr));
+  const auto try_lists = [&](const char* name, int share, auto kernel) {
+    say(name, time_of([&] {
+          return chunks(w.steps, [&](auto p) {
+            kernel<<<blocks(p.steps * r * share * kWarp, kListThreads), kListThreads>>>(forward, p);
+          });
+        }),
+        0, t);
+  };
+  try_lists("lif_lists, a warp", 1, lif_lists<float, 1>);
+  try_lists("lif_lists, a block", kListThreads / kWarp, lif_lists<float, kListThreads / kWarp>);
   if (tune)
     for (int64_t steps : {w.steps / 2, w.steps / 4, w.steps / 8}) {
       if (steps < 8) continue;

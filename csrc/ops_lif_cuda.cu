@@ -21,7 +21,7 @@ namespace {
 using namespace ops;
 
 constexpr size_t kLifScratch = size_t(64) << 20;  // bytes for a chunk of steps, unless one step needs more
-constexpr int64_t kFewNeurons = 132 * 1024;       // fewer do not keep the memory of an H100 busy with 8 steps ahead
+constexpr int64_t kManyWords = 132 * 32;          // of neurons: enough to keep an H100 busy with two a warp
 constexpr int64_t kBackWarps = 16;                // of a block that walks back: they share the entries of a list
 constexpr int64_t kFewSamples = 32;               // with fewer, blocks of a sample each leave too much of a GPU idle
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
@@ -95,13 +95,15 @@ cudaError_t launch_block_back(const LifBackwardCall<A>& call, cudaStream_t strea
 template <class A>
 size_t arrange(const LifForwardCall<A>& call, void* scratch, LifChunk<A>& w) {
   const LifLoopSizes& z = call.size;
-  const int64_t warps = samples_of(z) * words_of(z.n);
+  const int64_t words = samples_of(z) * words_of(z.n);
   w = {};
-  if (z.recurrent || warps == 0) return 0;
-  w.steps = steps_of(z, warps * (sizeof(uint2) + kWarp * sizeof(A)));
+  if (z.recurrent || words == 0) return 0;
+  w.own = words > kManyWords && words_of(z.n) > 1 ? 2 : 1;
+  const int64_t room = samples_of(z) * ceiling(words_of(z.n), w.own) * w.own;
+  w.steps = steps_of(z, words * sizeof(uint2) + room * kWarp * sizeof(A));
   Layout layout{static_cast<char*>(scratch)};
-  layout.take(w.words, w.steps * warps);
-  layout.take(w.excess, w.steps * warps * kWarp);
+  layout.take(w.words, w.steps * words);
+  layout.take(w.excess, w.steps * room * kWarp);
   return layout.used;
 }
 
@@ -121,19 +123,22 @@ size_t arrange(const LifBackwardCall<A>& call, void* scratch, LifBackChunk<A>& w
 template <class A>
 cudaError_t walk(const LifForwardCall<A>& call, LifChunk<A> w, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
-  const int64_t warps = samples_of(z) * words_of(z.n), blocks = ceiling(warps * kWarp, kWalkThreads);
-  const int64_t steps = w.steps;
-  if (blocks > kMostBlocks || ceiling(steps * samples_of(z) * kWarp, kListThreads) > kMostBlocks)
+  const int64_t words = words_of(z.n), blocks = ceiling(samples_of(z) * ceiling(words, w.own) * kWarp, kWalkThreads);
+  const int64_t steps = w.steps, share = words > 64 ? kListThreads / kWarp : 1;
+  if (blocks > kMostBlocks || ceiling(steps * samples_of(z) * share * kWarp, kListThreads) > kMostBlocks)
     return cudaErrorInvalidConfiguration;
   for (w.first = 0; w.first < z.t; w.first += steps) {
     w.steps = std::min(steps, z.t - w.first);
-    if (samples_of(z) * z.n < kFewNeurons)
-      lif_walk<A, 16><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
+    if (w.own == 1)
+      lif_walk<A, 1, 16><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
     else
-      lif_walk<A, 8><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
+      lif_walk<A, 2, 8><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-    const int64_t lists = ceiling(w.steps * samples_of(z) * kWarp, kListThreads);
-    lif_lists<A><<<static_cast<unsigned>(lists), kListThreads, 0, stream>>>(call, w);
+    const int64_t lists = ceiling(w.steps * samples_of(z) * share * kWarp, kListThreads);
+    if (share == 1)
+      lif_lists<A, 1><<<static_cast<unsigned>(lists), kListThreads, 0, stream>>>(call, w);
+    else
+      lif_lists<A, kListThreads / kWarp><<<static_cast<unsigned>(lists), kListThreads, 0, stream>>>(call, w);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   }
   return cudaSuccess;
