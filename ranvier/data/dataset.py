@@ -31,6 +31,8 @@ class Dataset:
         One name a class.
     speaker : (n,) int32, optional
         Who or what made each sample; None where the source does not say.
+    sensor : (polarities, height, width), optional
+        Of a camera: the channel of polarity p, row y, column x is (p height + y) width + x.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Dataset:
     n_channels: int
     class_names: tuple[str, ...]
     speaker: np.ndarray | None = None
+    sensor: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +66,8 @@ class Dataset:
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """Data set of the samples `indices`, in that order.
 
+        Samples next to each other stay where they are (a memory map is not read); others are copied.
+
         Raises
         ------
         RanvierError
@@ -70,16 +75,19 @@ class Dataset:
         """
         indices = self._sample_indices("Dataset.subset", indices)
         counts = np.diff(self.offsets)[indices]
-        rows = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        # Runs of neighbours are copied at once.
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1) if len(indices) else []
+        rows = [slice(self.offsets[run[0]], self.offsets[run[-1] + 1]) for run in runs]
         return Dataset(
             name=self.name,
-            times=np.concatenate([self.times[row] for row in rows]) if rows else self.times[:0],
-            channels=np.concatenate([self.channels[row] for row in rows]) if rows else self.channels[:0],
+            times=_joined(self.times, rows),
+            channels=_joined(self.channels, rows),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             labels=self.labels[indices],
             n_channels=self.n_channels,
             class_names=self.class_names,
             speaker=None if self.speaker is None else self.speaker[indices],
+            sensor=self.sensor,
         )
 
     def batch(self, indices: Sequence[int] | np.ndarray, capacity: int | None = None) -> Events:
@@ -126,6 +134,12 @@ class Dataset:
                 f"{where}: got indices {_shown(array)}; needs a 1-D array of integers in [0, {len(self)}); correct them"
             )
         return array.astype(np.int64)
+
+
+def _joined(array: np.ndarray, rows: list[slice]) -> np.ndarray:
+    if len(rows) <= 1:
+        return array[rows[0]] if rows else array[:0]
+    return np.concatenate([array[row] for row in rows])
 
 
 def _shown(array: np.ndarray) -> str:
