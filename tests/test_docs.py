@@ -1,5 +1,6 @@
 """What docs/ promises: the guide runs, links and options exist, every equation that is cited has its number."""
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ranvier.bench import bench
 from ranvier.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -73,4 +75,5 @@ def test_links_lead_somewhere(page):
 def test_options_exist():
     known = {field.name.replace("_", "-") for field in fields(Config)} | {"help", "config"}
     named = set(re.findall(r"--([a-z][a-z-]*)", GUIDE)) - {"no-recurrent"}
-    assert {"net", "resume", "dt"} <= named <= known
+    of_bench = set(inspect.signature(bench).parameters) - {"say"}
+    assert {"net", "resume", "dt"} <= named <= known | of_bench
