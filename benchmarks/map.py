@@ -37,6 +37,10 @@ SIZES = (256, 512, 1024, 2048, 4096, 8192)
 BATCH = (1, 8, 32, 128, 256, 1024)
 AXES = {"gather": ("qrn,qnc->qrc", "rows", "matrix"), "scatter": ("qrn,qrc->qnc", "rows", "g")}
 AXES["dots"] = ("qrc,qnc->qrn", "g", "matrix")
+# timed first
+COARSE = (256, 1024, 4096, 1, 32, 0.01, 0.05, 0.2)
+# all steps of a batch in one product: rows and columns, lists, activity
+TALL = ((700, 1024), (1024, 512), (512, 128), (128, 20)), (24000, 128000), (0.01, 0.05, 0.15)
 # states, columns, batch, activity of the published kernels' own figures
 PUBLISHED = ((1024, 256, 1024, 0.035), (1024, 1024, 1024, 0.02), (4096, 4096, 256, 0.01))
 PUBLISHED += ((8192, 8192, 32, 0.01), (8192, 8192, 256, 0.01))
@@ -105,6 +109,11 @@ def run(options):
         for operator in costs.OPERATORS
         for activity in options.activity
     ]
+    # so that what there is no time for are details
+    points.sort(key=lambda p: (p.n not in COARSE) + (p.lists not in COARSE) + (p.activity not in COARSE))
+    if options.tall:
+        tall = [Point(o, n, c, b, a) for n, c in TALL[0] for b in TALL[1] for o in costs.OPERATORS for a in TALL[2]]
+        points = tall + points
     if options.published:
         points = [Point(o, n, c, b, a) for n, c, b, a in PUBLISHED for o in costs.OPERATORS]
     rows = []
@@ -159,6 +168,7 @@ def main():
     add("--batch", type=int, nargs="+", default=BATCH)
     add("--ways", nargs="+", help="rows, instead of all")
     add("--published", action="store_true", help="the five sizes of the published kernels' figures")
+    add("--tall", action="store_true", help="all steps of a batch in one product, too: sizes of deep networks")
     add("--limit", type=float, default=20.0, help="ms")
     add("--seconds", type=float, default=1e9)
     options = parser.parse_args()
