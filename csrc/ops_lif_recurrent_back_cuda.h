@@ -20,43 +20,45 @@ struct BackRoom {
   static size_t lists_bytes(int64_t s) { return 2 * (2 * sizeof(A) + 4) * ((s + 3) / 4 * 4); }
 };
 
-// The product of two rows, the same for all lanes. kWhole: rows start and end where 16 bytes do.
-template <class A, bool kWhole>
-__device__ __forceinline__ A row_product(const A* row, const A* by, int32_t n, int lane) {
-  constexpr int kPer = kWhole ? 16 / sizeof(A) : 1, kParts = kWhole ? 4 : 8;
+// Adds what a lane has of the product of two rows in kParts pieces, one every 32 of them, from column c on. kWhole:
+// rows start and end where 16 bytes do.
+template <int kParts, class A, bool kWhole>
+__device__ __forceinline__ void add_product(const A* row, const A* by, int32_t c, int32_t n, A& sum) {
+  constexpr int kPer = kWhole ? 16 / sizeof(A) : 1, kApart = kWarp * kPer;
   union Part {
     uint4 all;
     A each[kPer];
   };
-  A sum = 0;
-  for (int32_t first = lane * kPer; first < n; first += kParts * kWarp * kPer) {
-    A x[kParts][kPer];
-    RANVIER_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      const int32_t c = first + p * kWarp * kPer;
-      if constexpr (kWhole) {
-        Part part;
-        part.all = c < n ? __ldg(reinterpret_cast<const uint4*>(row + c)) : uint4{0, 0, 0, 0};
-        RANVIER_UNROLL
-        for (int k = 0; k < kPer; ++k) x[p][k] = part.each[k];
-      } else {
-        x[p][0] = c < n ? __ldg(row + c) : A(0);
-      }
-    }
-    RANVIER_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      const int32_t c = first + p * kWarp * kPer;
-      if (c >= n) break;
-      if constexpr (kWhole) {
-        Part part;
-        part.all = *reinterpret_cast<const uint4*>(by + c);
-        RANVIER_UNROLL
-        for (int k = 0; k < kPer; ++k) sum += x[p][k] * part.each[k];
-      } else {
-        sum += x[p][0] * by[c];
-      }
+  Part x[kParts], y[kParts];
+  RANVIER_UNROLL
+  for (int p = 0; p < kParts; ++p) {
+    if constexpr (kWhole) {
+      x[p].all = uint4{0, 0, 0, 0};
+      if (c + p * kApart < n) x[p].all = __ldg(reinterpret_cast<const uint4*>(row + c + p * kApart));
+    } else {
+      x[p].each[0] = c + p * kApart < n ? __ldg(row + c + p * kApart) : A(0);
     }
   }
+  RANVIER_UNROLL
+  for (int p = 0; p < kParts; ++p) {
+    if (c + p * kApart >= n) break;
+    if constexpr (kWhole)
+      y[p].all = *reinterpret_cast<const uint4*>(by + c + p * kApart);
+    else
+      y[p].each[0] = by[c + p * kApart];
+    RANVIER_UNROLL
+    for (int k = 0; k < kPer; ++k) sum += x[p].each[k] * y[p].each[k];
+  }
+}
+// The product, the same for all lanes.
+template <class A, bool kWhole>
+__device__ __forceinline__ A row_product(const A* row, const A* by, int32_t n, int lane) {
+  constexpr int kPer = kWhole ? 16 / sizeof(A) : 1, kApart = kWarp * kPer, kMany = kWhole ? 4 : 8,
+                kFew = kWhole ? 1 : 4;
+  A sum = 0;
+  int32_t c = 0;
+  for (; c + kFew * kApart < n; c += kMany * kApart) add_product<kMany, A, kWhole>(row, by, c + lane * kPer, n, sum);
+  if (c < n) add_product<kFew, A, kWhole>(row, by, c + lane * kPer, n, sum);
   return warp_sum(sum);
 }
 
@@ -93,8 +95,10 @@ static __global__ void __launch_bounds__(kStepThreads<A>)
     close_group();
     if (t < kStepsEarly) return;
     const int64_t early = list_of(t - kStepsEarly);
-    for (int64_t s = early * z.s + 8 * threadIdx.x; s < (early + 1) * z.s; s += 8 * threads)
-      ask_early(call.ids + s), ask_early(call.factor + s), ask_early(call.ct_excess + s);
+    const int32_t s = 32 / sizeof(A) * threadIdx.x;  // a sector of memory a thread; more entries than that come late
+    if (s < slots)
+      ask_early(call.ids + early * z.s + s), ask_early(call.factor + early * z.s + s),
+          ask_early(call.ct_excess + early * z.s + s);
     if (lane == 0 && word0 < words) ask_early(call.fired + early * words + word0);
     if (threadIdx.x == 0) ask_early(call.n_listed + early);
   };
