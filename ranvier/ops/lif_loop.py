@@ -131,11 +131,9 @@ def _primitive(name, definition, shapes, compiled):
     mlir.register_lowering(primitive, by_reference)
 
     def lower(platform, ctx, *operands, **options):
-        # the last result is a number for each neuron or slot
+        # the last result is a number for each neuron or slot, and all results together have every axis
         dtype = ctx.avals_out[-1].dtype
-        # no recurrent weights are an axis of length 0, too
-        empty = any(0 in (*aval.shape[:1], *aval.shape[2:]) for aval in (*ctx.avals_in, *ctx.avals_out))
-        empty = empty or ctx.avals_out[0].shape[1] == 0
+        empty = any(0 in aval.shape for aval in ctx.avals_out)
         if empty or not kernels.compiled(f"ops_{name}", dtype, platform):
             return by_reference(ctx, *operands, **options)
         kernels.register()
@@ -159,6 +157,7 @@ def _with_zeros(ids, n_listed, factor, fired, w_rec, parameters, v0, ids0, n_lis
     shapes = ((*n_listed.shape, v0.shape[-1]), ids.shape, v0.shape, ids0.shape)
     linear = iter(linear)
     linear = [next(linear) if there else jnp.zeros(x, factor.dtype) for x, there in zip(shapes, given, strict=True)]
+    _, *linear = vary_alike([factor, *linear])
     return lif_reference.tangent(ids, n_listed, factor, fired, w_rec, parameters, v0, ids0, n_listed0, *linear)
 
 

@@ -10,7 +10,7 @@ fired in a step are bits: neuron n is bit n % 32 of word n // 32, (Q, T, R, W).
 import jax
 import jax.numpy as jnp
 
-from ranvier.ops import primitives
+from ranvier.ops import primitives, reference
 from ranvier.ops.spike_vector import take, used
 
 _WORD = 32
@@ -93,17 +93,15 @@ def backward(ids, n_listed, factor, fired, w_rec, parameters, v0, ids0, n_listed
     lam_t = decay (fired in t ? 0 : lam_{t+1}) + sum over listed s of e_t[s] at ids[s]
     """
     decay, scale, threshold, _ = _rows(parameters)
-    q, r, n = v0.shape
+    n = v0.shape[-1]
 
     def step(after, at):
         passed, d_current = after
         ids, n_listed, factor, fired_before, e = at
         if w_rec.shape[1]:
             e = e + factor * primitives.dots(ids, n_listed, w_rec, d_current)
-        there = used(n_listed, ids.shape[-1])
-        e = jnp.where(there, e, 0)
-        group, sample = (jnp.broadcast_to(x[..., None], ids.shape) for x in jnp.ogrid[:q, :r])
-        lam = passed.at[group, sample, jnp.where(there, ids, n)].add(e, mode="drop")
+        e = jnp.where(used(n_listed, ids.shape[-1]), e, 0)
+        lam = passed + reference.densify(e, ids, n_listed, n)
         d_current = scale * lam
         return (decay * jnp.where(unpacked(fired_before, n), 0, lam), d_current), (d_current, e)
 
