@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -328,6 +329,11 @@ def broken(raw: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def replace(path: Path, blob: bytes) -> None:
+    path.unlink()  # cutting a file that is there may wait for the disk
+    path.write_bytes(blob)
+
+
 def check(dataset_or_piece, n_channels: int) -> None:
     times, channels = dataset_or_piece.times, dataset_or_piece.channels
     assert np.isfinite(times).all() and (times >= 0).all()
@@ -358,7 +364,7 @@ def test_a_thousand_broken_recordings(tmp_path):
     raw = path.read_bytes()
 
     def read(blob):
-        path.write_bytes(blob)
+        replace(path, blob)
         us, channels, _ = aedat.read(path)
         return SimpleNamespace(times=us, channels=channels)
 
@@ -371,7 +377,7 @@ def test_a_thousand_broken_tables(tmp_path):
     raw = table.read_bytes()
 
     def read(blob):
-        table.write_bytes(blob)
+        replace(table, blob)
         rows = gesture.gestures(table)
         assert ((rows[:, 0] < 11) & (rows[:, 1] < rows[:, 2])).all()
         return SimpleNamespace(times=rows[:, 1], channels=rows[:, 0])
@@ -389,13 +395,13 @@ def small(n: int = 8) -> Dataset:
 
 def test_a_thousand_broken_hdf5_files(tmp_path, monkeypatch):
     """Some of them end the HDF5 library or keep it for ever; its process is ended and the file is named."""
-    monkeypatch.setattr(hdf5_process, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(hdf5_process, "PATIENCE_S", 0.1)
     path = tmp_path / "a.h5"
     hdf5_writer.write(path, small())
     raw = path.read_bytes()
 
     def read(blob):
-        path.write_bytes(blob)
+        replace(path, blob)
         return hdf5.read(path, n_channels=20)[0]
 
     assert tally(read, raw, 20, 3) > 300
@@ -409,7 +415,7 @@ def test_a_thousand_broken_stores(tmp_path):
     # The gaps between the arrays are no content: broken there, a store is what it was.
     rng = np.random.default_rng(4)
     for _ in range(N_BROKEN):
-        path.write_bytes(broken(raw, rng))
+        replace(path, broken(raw, rng))
         try:
             same(store.read(path)[0], whole)
         except RanvierError as error:

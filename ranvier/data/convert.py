@@ -157,7 +157,12 @@ def recordings(files: Sequence[Path], name: str, sensor: tuple[int, int] | None 
 
 
 def convert(
-    source: Source, out: str | os.PathLike, *, jobs: int | None = None, progress: Progress | None = None
+    source: Source,
+    out: str | os.PathLike,
+    *,
+    key: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a source as a store (`.events`) or in the layout of SHD (`.h5`, `.h5.gz`).
 
@@ -168,6 +173,8 @@ def convert(
     ----------
     source : Source
     out : path
+    key : str, optional
+        Kept in the store; by default `key_of(source)`.
     jobs : int, optional
         Threads; by default one a core.
     progress : function of pieces done and pieces in all, optional
@@ -181,8 +188,8 @@ def convert(
     out = Path(out).expanduser()
     if not out.name.endswith((STORE_ENDING, *HDF5_ENDINGS)):
         _refuse(out, "an ending that is not known", f"{STORE_ENDING}, {', '.join(HDF5_ENDINGS)}", "name it so")
-    key = key_of(source)
-    work = out.with_name(f".{out.name}.{key[:16]}.work")
+    key = key_of(source) if key is None else key
+    work = out.with_name(f".{out.name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}.work")
     parts = [work / f"{i:06d}{STORE_ENDING}" for i in range(len(source.pieces))]
     done, lock = 0, threading.Lock()
 

@@ -158,6 +158,8 @@ class Splits:
         Named groups of the test set, as indices into it.
     notes : tuple of str
         Lines to show to whoever uses the data.
+    index : dict of str to (n,) int64
+        Where the samples of `train`, `validation` and `test` are in the source of each.
     """
 
     train: Dataset
@@ -165,3 +167,4 @@ class Splits:
     test: Dataset
     test_groups: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    index: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,8 +1,14 @@
-"""Division of labelled samples into parts, stratified by class."""
+"""Division of labelled samples into parts, by class or by speaker; samples that two parts share."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from ranvier.data.dataset import Dataset
+
+# Samples of fewer events may be equal by chance.
+FEWEST_EVENTS = 16
+PROBES = 8
 
 
 def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
@@ -34,6 +40,92 @@ def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> lis
         part[sample] = np.argmax(np.round(shares * (position + 1) - filled, 9))
         filled[part[sample]] += 1
     return [np.nonzero(part == p)[0] for p in range(len(shares))]
+
+
+def by_speaker(speaker: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Disjoint parts of the samples such that no speaker is in two of them.
+
+    Speakers are shuffled, those with most samples come first, and each goes to the part that is furthest behind its
+    fraction: parts have their size as nearly as whole speakers allow, and the first parts are never empty.
+
+    Parameters
+    ----------
+    speaker : (n,) int
+        Who or what made each sample.
+    fractions : (P,)
+        Shares that sum to 1.
+    seed : int
+
+    Returns
+    -------
+    list of P arrays of int64
+        Sorted indices; together each sample once.
+    """
+    names, whose, counts = np.unique(speaker, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    wanted = np.asarray(fractions, np.float64) * len(whose)
+    filled = np.zeros(len(wanted))
+    part = np.empty(len(names), np.int64)
+    for speakers_left, name in zip(range(len(names), 0, -1), order, strict=True):
+        empty = np.flatnonzero(filled == 0)
+        # Enough speakers are kept for the parts that have none yet.
+        choice = empty if len(empty) >= speakers_left else np.arange(len(wanted))
+        part[name] = choice[np.argmax(np.round((wanted - filled)[choice], 9))]
+        filled[part[name]] += counts[name]
+    return [np.flatnonzero(part[whose] == p) for p in range(len(wanted))]
+
+
+def fingerprints(dataset: Dataset) -> np.ndarray:
+    """A number for each sample, from its class, its number of events and some of them: equal for equal samples.
+
+    Parameters
+    ----------
+    dataset : Dataset
+
+    Returns
+    -------
+    (n,) uint64
+    """
+    counts = np.diff(dataset.offsets)
+    mixed = counts.astype(np.uint64) * np.uint64(1 << 20) + dataset.labels.astype(np.uint64)
+    full = np.flatnonzero(counts)
+    for probe in range(PROBES):
+        at = dataset.offsets[full] + (counts[full] - 1) * probe // (PROBES - 1)
+        time = np.ascontiguousarray(dataset.times[at], np.float32).view(np.uint32).astype(np.uint64)
+        event = (time << np.uint64(32)) | dataset.channels[at].astype(np.uint64)
+        # The multiplier of Knuth's generator MMIX: odd, so that no bit is lost.
+        mixed[full] = (mixed[full] ^ event) * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        mixed[full] ^= mixed[full] >> np.uint64(29)
+    return mixed
+
+
+def shared(first: Dataset, second: Dataset) -> np.ndarray:
+    """Samples of at least 16 events that two data sets share.
+
+    Parameters
+    ----------
+    first, second : Dataset
+
+    Returns
+    -------
+    (k, 2) int64
+        Index into `first`, index into `second`.
+    """
+    theirs = fingerprints(first)
+    order = np.argsort(theirs, kind="stable")
+    mine = fingerprints(second)
+    place = np.minimum(np.searchsorted(theirs[order], mine), max(0, len(order) - 1))
+    if not len(order):
+        return np.zeros((0, 2), np.int64)
+    candidates = np.flatnonzero((theirs[order][place] == mine) & (np.diff(second.offsets) >= FEWEST_EVENTS))
+    pairs = [(int(order[place[i]]), int(i)) for i in candidates]
+    return np.array([pair for pair in pairs if _equal(first, second, *pair)], np.int64).reshape(-1, 2)
+
+
+def _equal(first: Dataset, second: Dataset, i: int, j: int) -> bool:
+    a, b = slice(*first.offsets[i : i + 2]), slice(*second.offsets[j : j + 2])
+    return np.array_equal(first.times[a], second.times[b]) and np.array_equal(first.channels[a], second.channels[b])
 
 
 def voice_groups(heard: np.ndarray | None, test: np.ndarray | None) -> dict[str, np.ndarray]:
