@@ -26,10 +26,11 @@ from pprint import pformat
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ranvier import __version__, bench, kernels
 from ranvier.bench import Operands, Point
-from ranvier.ops import costs, dense
+from ranvier.ops import costs
 from ranvier.ops.products import product
 
 ACTIVITY = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -54,10 +55,11 @@ class Both(Operands):
         shapes["rows"] = jax.ShapeDtypeStruct((1, point.lists, point.n), jnp.float32)
         return shapes | {f"{x}16": jax.ShapeDtypeStruct(shapes[x].shape, jnp.bfloat16) for x in ("rows", "matrix", "g")}
 
-    def arrays(self, point):
-        made = super().arrays(point)
-        made["rows"] = dense.densify(made["values"], made["ids"], made["n_spikes"], point.n, jnp.float32)
-        return made | {f"{x}16": made[x].astype(jnp.bfloat16) for x in ("rows", "matrix", "g")}
+    def make(self, point, name, shape):
+        if not name.startswith("rows"):
+            return super().make(point, name, shape)
+        fires = np.random.default_rng(1).random((1024, point.n), np.float32) < point.activity
+        return np.resize(fires, shape.shape).astype(shape.dtype)
 
 
 def program(operator, way, n):

@@ -89,14 +89,19 @@ def program(operator: str, way: str, n: int) -> Callable:
 
 
 class Operands:
-    """Arrays by name. Neurons spike, and are near the threshold, independently, each with probability `activity`."""
+    """Arrays by name. Neurons spike, and are near the threshold, independently, each with probability `activity`.
+
+    What is random repeats itself after some thousand lists, and no program is compiled for it, so that measuring spends
+    its time on what it measures.
+    """
 
     def __init__(self):
         self._random = np.random.default_rng(0)
+        self._normal = self._random.standard_normal(2**20 + 7, np.float32)
         self._kept: dict = {}
 
     def shapes(self, point: Point) -> dict[str, jax.ShapeDtypeStruct]:
-        """Name -> shape and type, of what `arrays` makes."""
+        """Name -> shape and type of each array."""
         lists, of = (1, point.lists), jax.ShapeDtypeStruct
         return {
             "values": of((*lists, point.slots), jnp.float32),
@@ -107,15 +112,35 @@ class Operands:
             "g": of((*lists, point.columns), jnp.float32),
         }
 
-    def arrays(self, point: Point) -> dict[str, jax.Array]:
-        """Name -> array; matrices are kept, lists are those of the last point."""
-        draw = self._random.random((point.lists, point.n), np.float32)
-        ids = np.zeros((point.lists, point.slots), np.int32)
-        count = np.zeros(point.lists, np.int64)
-        counts = []
+    def arrays(self, point: Point, names: Iterable[str]) -> list[jax.Array]:
+        """The arrays of some names."""
+        if len(self._kept) > 30:
+            self._kept.clear()
+        return [self._array(point, name) for name in names]
+
+    def make(self, point: Point, name: str, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        """An array that is none of the lists."""
+        return np.resize(self._normal, shape.shape).astype(shape.dtype)
+
+    def _array(self, point, name):
+        shape = self.shapes(point)[name]
+        about = (name, shape, point.n, point.activity)
+        if about not in self._kept:
+            if name in ("values", "ids", "n_spikes", "n_listed"):
+                for each, x in self._lists(point).items():
+                    self._kept[(each, self.shapes(point)[each], point.n, point.activity)] = jnp.asarray(x)
+            else:
+                self._kept[about] = jnp.asarray(self.make(point, name, shape))
+        return self._kept[about]
+
+    def _lists(self, point):
+        lists = min(point.lists, 1024)
+        draw = self._random.random((lists, point.n), np.float32)
+        ids = np.zeros((lists, point.slots), np.int32)
+        count, counts = np.zeros(lists, np.int64), []
         for low, high in ((0, point.activity), (point.activity, 2 * point.activity)):
             row, neuron = np.nonzero((draw >= low) & (draw < high))
-            found = np.bincount(row, minlength=point.lists)
+            found = np.bincount(row, minlength=lists)
             place = count[row] + np.arange(len(row)) - (np.cumsum(found) - found)[row]
             fits = place < point.slots
             ids[row[fits], place[fits]] = neuron[fits]
@@ -124,14 +149,7 @@ class Operands:
         values = (np.arange(point.slots) < counts[0][..., None]).astype(np.float32)
         made = {"values": values, "ids": ids[None], "n_spikes": counts[0], "n_listed": counts[1]}
         shapes = self.shapes(point)
-        return {name: jnp.asarray(x) for name, x in made.items()} | {
-            name: self._normal(shapes[name].shape) for name in ("matrix", "g")
-        }
-
-    def _normal(self, shape):
-        if shape not in self._kept:
-            self._kept[shape] = jnp.asarray(self._random.standard_normal(shape, np.float32))
-        return self._kept[shape]
+        return {name: np.resize(x, shapes[name].shape) for name, x in made.items()}
 
 
 def repeated(function: Callable, times: int) -> Callable:
@@ -168,9 +186,9 @@ class Timing:
         self._call = program.compile(None if jax.default_backend() == "cpu" else options)
         return self
 
-    def microseconds(self, arrays: dict, repeats: int = 5) -> float:
+    def microseconds(self, arrays: list, repeats: int = 5) -> float:
         """Time of a call: the least of some programs that call it several times each, as other work only adds."""
-        flat = [arrays[name] for name in self.names] * self._inside
+        flat = arrays * self._inside
         jax.block_until_ready(self._call(*flat))
         times = []
         for _ in range(repeats):
@@ -217,14 +235,12 @@ def measure(
                     timing = pool.submit(timing.compile)
                     kept[about] = math.nan
                 work.append((point, way, about, timing))
-            for point, mine in itertools.groupby(work, lambda x: x[0]):
-                mine = list(mine)
-                arrays = made.arrays(point) if any(timing for *_, timing in mine) else {}
-                for _, way, about, timing in mine:
-                    if timing:
-                        kept[about] = timing.result().microseconds(arrays)
-                    done += 1
-                    yield {**asdict(point), "way": way, "us": kept[about]}
+            for point, way, about, timing in work:
+                if timing:
+                    ready = timing.result()
+                    kept[about] = ready.microseconds(made.arrays(point, ready.names))
+                done += 1
+                yield {**asdict(point), "way": way, "us": kept[about]}
             if time.monotonic() > said + 5:
                 said = time.monotonic()
                 say(f"{done} timings, {said - started:.0f} s")

@@ -51,8 +51,9 @@ def test_no_cost_is_below_zero():
 
 def test_the_lists_that_are_timed():
     point = Point("dots", 50, 3, 400, 0.1)
-    arrays = bench.Operands().arrays(point)
-    for name, shape in bench.Operands().shapes(point).items():
+    shapes = bench.Operands().shapes(point)
+    arrays = dict(zip(shapes, bench.Operands().arrays(point, shapes), strict=True))
+    for name, shape in shapes.items():
         assert (arrays[name].shape, arrays[name].dtype) == (shape.shape, shape.dtype)
     spikes, listed = np.asarray(arrays["n_spikes"][0]), np.asarray(arrays["n_listed"][0])
     assert abs(spikes.mean() - 5) < 0.5 and abs(listed.mean() - 10) < 0.7
