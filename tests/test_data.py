@@ -408,10 +408,11 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     link = tmp_path / "link.h5"
     os.symlink(path, link)
     small = numbered(tmp_path / "small.h5", 3)
+    (tmp_path / "empty").mkdir()
     for arguments, says in [
-        (("speach",), "needs one of speech, yinyang or an HDF5 file"),
+        (("speach",), "needs one of speech, yinyang, delays"),
         ((tmp_path / "missing.h5",), "missing.h5"),
-        ((tmp_path,), "neither a known name nor a file"),
+        ((tmp_path / "empty",), "needs recordings of a known format"),
         (("speech", path), "leave test out"),
         ((path, path), "needs two files"),
         ((path, link), "needs two files"),
@@ -424,7 +425,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
 
 
 def test_names():
-    assert data.names() == ("speech", "yinyang")
+    assert data.names()[:3] == ("speech", "yinyang", "delays") and "shd" in data.names()
 
 
 # Yin-Yang

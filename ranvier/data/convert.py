@@ -23,7 +23,7 @@ from ranvier.errors import RanvierError
 # Samples of a piece: enough that NumPy does the work, few enough that little is lost when a conversion is stopped.
 RECORDS_A_PIECE, ROWS_A_PIECE = 512, 1024
 HDF5_ENDINGS = (".h5", ".hdf5", ".h5.gz")
-STORE_ENDING = ".events"
+STORE_ENDING = store.ENDING
 HDF5_VERSION = 1
 Progress = Callable[[int, int], None]
 

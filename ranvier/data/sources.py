@@ -1,16 +1,25 @@
-"""`load`: a data set by its name or from a file, divided into train, validation and test."""
+"""`load`: a data set by its name or from a path, divided into train, validation and test."""
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from ranvier.data import hdf5, speech, yinyang
+import numpy as np
+
+from ranvier.data import cache, convert, delays, digits, hdf5, official, speech, store, yinyang
 from ranvier.data.dataset import Dataset, Splits
-from ranvier.data.splits import stratified, voice_groups
+from ranvier.data.splits import shared, voice_groups
 from ranvier.errors import RanvierError
 
-_SOURCES: dict[str, Callable[[], Splits]] = {"speech": speech.load, "yinyang": yinyang.load}
+_SOURCES: dict[str, Callable[[], Splits]] = {
+    "speech": speech.load,
+    "yinyang": yinyang.load,
+    "delays": delays.load,
+    **{name: partial(digits.load, name) for name in ("digits", "digits-rate", "digits-rows", "digits-permuted")},
+}
+SPLITS = ("sample", "speaker")
 
 
 def names() -> tuple[str, ...]:
@@ -20,31 +29,36 @@ def names() -> tuple[str, ...]:
     -------
     tuple of str
     """
-    return tuple(_SOURCES)
+    return (*_SOURCES, *official.NAMES)
 
 
 def load(
     name_or_path: str | os.PathLike,
     *,
     test: str | os.PathLike | None = None,
+    split: str = "sample",
     seed: int = 0,
     n_channels: int = 700,
 ) -> Splits:
-    """Data set by name, or from HDF5 files in the layout of the Spiking Heidelberg Digits.
+    """Data set by name, or from recordings in a known format.
 
-    One file is divided 60 : 20 : 20 into train, validation and test, stratified by class. With a second file that is
-    the test set, and 20 % of the first are the validation set. Named sets have fixed parts.
+    A path is divided 60 : 20 : 20 into train, validation and test. With a second path that is the test set, and 20 % of
+    the first are the validation set. Named sets have fixed test samples; where they have no validation samples, those
+    are 20 % of the training samples.
 
     Parameters
     ----------
     name_or_path : str or path
-        One of `names()`, or an `.h5` or `.h5.gz` file.
+        One of `names()`, or what `ranvier data convert` reads: an HDF5 file in the layout of SHD, a store, recordings
+        of event cameras. Folders and archives are packed once, in the cache folder.
     test : path, optional
-        File with the test set.
+        The test set.
+    split : str
+        How samples are divided: "sample", stratified by class, or "speaker", so that no speaker is in two parts.
     seed : int
-        Of the division of a file.
+        Of the division.
     n_channels : int
-        Number of input channels of a file.
+        Number of input channels of an HDF5 file.
 
     Returns
     -------
@@ -53,47 +67,85 @@ def load(
     Raises
     ------
     RanvierError
-        If the name is unknown, a file is no labelled spike trains, too small to divide, or given twice.
+        If the name is unknown, a path is no labelled spike trains, too small to divide, given twice, or test samples
+        are also training samples.
     """
-    if name_or_path in _SOURCES:
+    if split not in SPLITS:
+        raise RanvierError(f"data.load: got split {split!r}; needs one of {', '.join(SPLITS)}; correct it")
+    if name_or_path in names():
+        name = str(name_or_path)
         if test is not None:
             raise RanvierError(
-                f"data.load: got a test file beside {name_or_path!r}, which has its own test set; "
+                f"data.load: got a test file beside {name!r}, which has its own test set; "
                 "needs a test file only beside a file; leave test out"
             )
-        return _SOURCES[str(name_or_path)]()
+        if name in official.NAMES:
+            return official.load(name, split=split, seed=seed)
+        if split != "sample":
+            raise RanvierError(
+                f"data.load: got split {split} for {name}, whose parts are fixed; needs split sample; leave it out"
+            )
+        return _SOURCES[name]()
     path = Path(name_or_path).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise RanvierError(
             f"data.load: got {str(name_or_path)!r}, neither a known name nor a file; "
-            f"needs one of {', '.join(names())} or an HDF5 file; check the spelling or the path"
+            f"needs one of {', '.join(names())} or the path of recordings; check the spelling or the path"
         )
-    first, notes = hdf5.read(path, n_channels=n_channels)
+    first, notes = _read(path, n_channels)
     if test is None:
-        train, validation, held_out = _divide(first, (0.6, 0.2, 0.2), seed)
+        parts = _divide(first, (0.6, 0.2, 0.2), split, seed)
+        train, validation, held_out = (first.subset(part) for part in parts)
+        index = dict(zip(("train", "validation", "test"), parts, strict=True))
     else:
         test_path = Path(test).expanduser()
-        if test_path.is_file() and path.samefile(test_path):
+        if test_path.exists() and path.samefile(test_path):
             raise RanvierError(
                 f"data.load: got {str(path)!r} as training and as test file; "
                 "needs two files; leave test out to divide one"
             )
-        held_out, test_notes = hdf5.read(test_path, n_channels=n_channels)
+        held_out, test_notes = _read(test_path, n_channels)
         notes += test_notes
         first, held_out = _same_classes(first, held_out)
-        train, validation = _divide(first, (0.8, 0.2), seed)
+        _check_apart(first, held_out)
+        parts = _divide(first, (0.8, 0.2), split, seed)
+        train, validation = (first.subset(part) for part in parts)
+        index = {"train": parts[0], "validation": parts[1], "test": np.arange(len(held_out))}
     groups = voice_groups(train.speaker, held_out.speaker)
-    return Splits(train, validation, held_out, groups, notes)
+    return Splits(train, validation, held_out, groups, notes, index)
 
 
-def _divide(dataset: Dataset, shares: tuple[float, ...], seed: int) -> list[Dataset]:
-    parts = stratified(dataset.labels, shares, seed)
+def _read(path: Path, n_channels: int) -> tuple[Dataset, tuple[str, ...]]:
+    if path.name.endswith(convert.HDF5_ENDINGS) or not path.exists():
+        return hdf5.read(path, n_channels=n_channels)
+    if path.name.endswith(store.ENDING):
+        return store.read(path)
+    source = convert.source_of(path, n_channels=n_channels)
+    key = convert.key_of(source)
+    packed = cache.folder() / "paths" / f"{path.name}-{key[:16]}{store.ENDING}"
+    if not packed.is_file():
+        convert.convert(source, packed, key=key)
+    return store.read(packed)
+
+
+def _divide(dataset: Dataset, shares: tuple[float, ...], split: str, seed: int) -> list[np.ndarray]:
+    parts = official.divide(dataset, shares, split, seed)
     if min(len(part) for part in parts) == 0:
         raise RanvierError(
             f"data.load: got {len(dataset)} samples in {dataset.name}, too few for {len(parts)} parts; "
             "needs a sample for each; use a larger file"
         )
-    return [dataset.subset(part) for part in parts]
+    return parts
+
+
+def _check_apart(first: Dataset, held_out: Dataset) -> None:
+    both = shared(first, held_out)
+    if len(both):
+        i, j = both[0]
+        raise RanvierError(
+            f"data.load: got {len(both)} samples of {held_out.name} that are also in {first.name}, such as {j} "
+            f"and {i}; needs test samples that training never sees; remove them from one of the two"
+        )
 
 
 def _same_classes(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]:

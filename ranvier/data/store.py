@@ -25,6 +25,7 @@ from ranvier.data.dataset import Dataset
 from ranvier.errors import RanvierError
 
 VERSION = 1
+ENDING = ".events"
 MAGIC = b"ranvier\0"
 PREFIX = struct.Struct("<8sIIQQ")
 PAGE = 4096
