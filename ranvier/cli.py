@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from ranvier.config import Config
+from ranvier.config import READOUTS, Config
 from ranvier.errors import RanvierError
 from ranvier.runs import Run
 
@@ -52,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _named_model(arguments: list[str]) -> str | None:
-    """The value of --model, whose defaults the other options have; None if it is not there."""
+    """The value of --model, whose defaults the other options have; None if there is none that is known."""
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
         if word.split("=")[0] == "--model":
-            return word.partition("=")[2] or after
+            name = word.partition("=")[2] or after
+            return name if name in READOUTS else None
     return None
 
 
