@@ -30,16 +30,24 @@ static __global__ void __launch_bounds__(kDensifyThreads) densify(DensifyCall<A,
   if (list >= z.q * z.r) return;
   const int64_t first = (warp - list * parts) * kTile;
   const int32_t here = int32_t(z.n - first < kTile ? z.n - first : kTile);
+  const int32_t slots = int32_t(z.s);
+  // Entries are asked for before it is known how many count.
+  int32_t next_id = -1;
+  A next_value = 0;
+  const auto load = [&](int32_t s) {
+    next_id = -1;
+    if (s < slots) next_id = __ldg(call.ids + list * z.s + s), next_value = __ldg(call.values + list * z.s + s);
+  };
+  load(lane);
+  const int32_t given = __ldg(call.count + list), count = given < 0 ? 0 : given < slots ? given : slots;
   for (int32_t k = lane * kFour; k < here; k += kWarp * kFour) *reinterpret_cast<uint4*>(tile + k) = uint4{0, 0, 0, 0};
   __syncwarp();
-  const int32_t given = __ldg(call.count + list), slots = int32_t(z.s);
-  const int32_t count = given < 0 ? 0 : given < slots ? given : slots;
   for (int32_t s0 = 0; s0 < count; s0 += kWarp) {
-    const int32_t s = s0 + lane;
-    const int64_t id = s < count ? __ldg(call.ids + list * z.s + s) : -1;
-    const bool named = id >= first && id < first + here;
+    const int64_t id = next_id;
+    const A value = next_value;
+    const bool named = s0 + lane < count && id >= first && id < first + here;
+    if (s0 + kWarp < count) load(s0 + kWarp + lane);
     const int32_t place = named ? int32_t(id - first) : -1 - lane;
-    const A value = named ? __ldg(call.values + list * z.s + s) : A(0);
     const uint32_t twins = __match_any_sync(kAll, place);
     const uint32_t turn = __popc(twins & ((1u << lane) - 1)), last = __reduce_max_sync(kAll, turn);
     for (uint32_t k = 0; k <= last; ++k) {
