@@ -14,6 +14,10 @@ namespace {
 
 // Slots and rows that a scatter sorts at a time.
 constexpr int64_t kSorted = int64_t(1) << 22;
+// Rows that are turned together fill registers; columns are worth a walk through the lists, too.
+constexpr int64_t kTurnedRows = 16, kTurnedColumns = 64;
+// Numbers between rows that are turned, so that those of a power of two do not meet in one place of the cache.
+constexpr int64_t kTurnedGap = 16;
 
 template <class A>
 const OpsKernels<A>& kernels() {
@@ -29,7 +33,7 @@ const OpsKernels<A>& kernels() {
 }
 
 // What the memory of a thread is for.
-enum Purpose { kPlace, kRow, kSlot, kValue, kStart, kList, kKept };
+enum Purpose { kPlace, kRow, kSlot, kValue, kStart, kList, kKept, kTurned };
 
 int64_t used(const int32_t* count, Range lists, int64_t slots) {
   int64_t sum = 0;
@@ -66,10 +70,41 @@ ffi::Error gather(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaini
   if (auto wrong = bind_gather(c, attributes, arguments, results); wrong.failure()) return wrong;
   const Tiles cut = tiles(pool.num_threads(), c.size, c.count, c.size.c * int64_t(sizeof(M)));
   parallel_for(pool, cut.columns.pieces * cut.lists.pieces, [&](int64_t k) {
-    const Tile tile{cut.lists[k % cut.lists.pieces], cut.block};
+    const Tile tile{cut.lists[k % cut.lists.pieces], cut.block, c.size.c};
     int32_t* const place = scratch<int32_t, kPlace>(tile.lists.end - tile.lists.begin);
     matrix_kernels<A, M>().gather(c, tile, cut.columns[k / cut.lists.pieces], place, scratch<int32_t, kRow>(c.size.s),
                                   scratch<A, kValue>(c.size.s));
+  });
+  return ffi::Error::Success();
+}
+
+// A matrix (C, N) or a result that is one is turned piece by piece, in memory of a thread that stays in its cache. How
+// `size` rows with `length` numbers are cut: in pieces of at least `least`, which is a multiple of what fills
+// registers.
+Cut turned(int64_t threads, int64_t size, int64_t length, int64_t bytes, int64_t least) {
+  const int64_t fit = kOpsCache / 2 / std::max<int64_t>(length * bytes, 1) / least * least;
+  const int64_t fair = ceiling(ceiling(size, kPieces * threads), least) * least;
+  return Cut(size, ceiling(size, std::clamp(fair, least, std::max(fit, least))));
+}
+
+template <class A, class M>
+ffi::Error gather_turned(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                         ffi::RemainingRets results) {
+  GatherCall<A, M> c{};
+  if (auto wrong = bind_gather(c, attributes, arguments, results, true); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  const int64_t lists = z.p == 1 ? z.q * z.r : z.r;
+  const Cut columns = turned(pool.num_threads(), z.c, z.n, sizeof(A), kTurnedColumns);
+  parallel_for(pool, z.p * columns.pieces, [&](int64_t k) {
+    const int64_t p = k / columns.pieces;
+    const Range some = columns[k % columns.pieces];
+    const int64_t width = some.end - some.begin;
+    A* const matrix = scratch<A, kTurned>(z.n * width);
+    matrix_kernels<A, M>().turn(c.matrix + (p * z.c + some.begin) * z.n, z.n, width, z.n, matrix, width);
+    const GatherCall<A, A> part{{1, 0, z.s, 1, z.n, z.c}, c.values, c.ids, c.count, matrix, c.out + some.begin};
+    int32_t* const place = scratch<int32_t, kPlace>(lists);
+    matrix_kernels<A, A>().gather(part, {{p * lists, (p + 1) * lists}, std::max<int64_t>(z.n, 1), width}, {0, width},
+                                  place, scratch<int32_t, kRow>(z.s), scratch<A, kValue>(z.s));
   });
   return ffi::Error::Success();
 }
@@ -127,6 +162,11 @@ class Blocks {
   int64_t most_, per_set_, blocks_per_set_;
 };
 
+// Lists whose rows of g stay in the cache nearby.
+int64_t lists_together(const OpsSizes& z, int64_t bytes) {
+  return std::clamp<int64_t>(kOpsCache / std::max<int64_t>(z.c * bytes, 1), 1, kOpsLists);
+}
+
 template <class A, class M>
 ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                 ffi::RemainingRets results) {
@@ -134,8 +174,7 @@ ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaining
   if (auto wrong = bind_dots(c, attributes, arguments, results); wrong.failure()) return wrong;
   const OpsSizes& z = c.size;
   const int64_t all = z.q * z.r, threads = pool.num_threads();
-  const int64_t together = std::clamp<int64_t>(kOpsCache / std::max<int64_t>(z.c * sizeof(A), 1), 1, kOpsLists);
-  const Blocks blocks(z, c.count, together);
+  const Blocks blocks(z, c.count, lists_together(z, sizeof(A)));
   // A row is fetched once for all lists of a block: worth it where that many name it.
   if (used(c.count, {0, all}, z.s) < 2 * z.n * blocks.size()) {
     const Cut lists(all, kPieces * threads);
@@ -152,8 +191,38 @@ ffi::Error dots(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remaining
     const Cut rows(z.n, ceiling(kPieces * threads, sets));
     parallel_for(pool, sets * rows.pieces, [&](int64_t k) {
       const int64_t p = first_set + k / rows.pieces;
+      const Range some = rows[k % rows.pieces];
       blocks_of(p, [&](const ByRow<int32_t>& by, bool) {
-        matrix_kernels<A, M>().dots_by_row(c, p, rows[k % rows.pieces], by);
+        matrix_kernels<A, M>().dots_by_row(c, c.matrix + (p * z.n + some.begin) * z.c, z.c, some, by);
+      });
+    });
+  });
+  return ffi::Error::Success();
+}
+
+template <class A, class M>
+ffi::Error dots_turned(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                       ffi::RemainingRets results) {
+  DotsCall<A, M> c{};
+  if (auto wrong = bind_dots(c, attributes, arguments, results, true); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  const int64_t stride = z.c + kTurnedGap;
+  const DotsCall<A, A> of_turned{z, c.ids, c.count, nullptr, c.g, c.out};
+  std::fill(c.out, c.out + z.q * z.r * z.s, A(0));
+  const Blocks blocks(z, c.count, lists_together(z, sizeof(A)));
+  const auto sort = [&](int64_t n_lists, const ByRow<int32_t>& by) {
+    kernels<A>().sort_places(z, c.ids, c.count, n_lists, by);
+  };
+  const Cut rows = turned(pool.num_threads(), z.n, z.c, sizeof(A), kTurnedRows);
+  blocks.run<int32_t>(pool, sort, [&](int64_t first_set, int64_t sets, auto&& blocks_of) {
+    parallel_for(pool, sets * rows.pieces, [&](int64_t k) {
+      const int64_t p = first_set + k / rows.pieces;
+      const Range some = rows[k % rows.pieces];
+      A* const matrix = scratch<A, kTurned>((some.end - some.begin) * stride);
+      matrix_kernels<A, M>().turn(c.matrix + p * z.n * z.c + some.begin, z.n, z.c, some.end - some.begin, matrix,
+                                  stride);
+      blocks_of(p, [&](const ByRow<int32_t>& by, bool) {
+        matrix_kernels<A, A>().dots_by_row(of_turned, matrix, stride, some, by);
       });
     });
   });
@@ -177,9 +246,41 @@ ffi::Error scatter(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Remain
     parallel_for(pool, sets * columns.pieces * rows.pieces, [&](int64_t k) {
       const int64_t p = first_set + k / rows.pieces / columns.pieces;
       const Range some = columns[k / rows.pieces % columns.pieces];
+      const Range here = rows[k % rows.pieces];
+      A* const out = c.out + (p * z.n + here.begin) * z.c + some.begin;
       // a matrix's first block writes also the rows that no list names
-      blocks_of(
-          p, [&](const ByRow<A>& by, bool first) { kernels<A>().add(c, p, rows[k % rows.pieces], some, by, first); });
+      blocks_of(p, [&](const ByRow<A>& by, bool first) { kernels<A>().add(c, here, some, by, first, out, z.c); });
+    });
+  });
+  return ffi::Error::Success();
+}
+
+template <class A>
+ffi::Error scatter_turned(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                          ffi::RemainingRets results) {
+  ScatterCall<A> c{};
+  if (auto wrong = bind_scatter(c, attributes, arguments, results, true); wrong.failure()) return wrong;
+  const OpsSizes& z = c.size;
+  expect_all_of(c.out, z.p * z.n * z.c * int64_t(sizeof(A)));
+  const auto sort = [&](int64_t n_lists, const ByRow<A>& by) { kernels<A>().sort(c, n_lists, by); };
+  const Blocks blocks(z, c.count, kOpsLists);
+  const Cut rows = turned(pool.num_threads(), z.n, z.c, sizeof(A), kTurnedRows);
+  const int64_t stride = z.c + kTurnedGap;
+  blocks.template run<A>(pool, sort, [&](int64_t first_set, int64_t sets, auto&& blocks_of) {
+    parallel_for(pool, sets * rows.pieces, [&](int64_t k) {
+      const int64_t p = first_set + k / rows.pieces;
+      const Range here = rows[k % rows.pieces];
+      const int64_t height = here.end - here.begin;
+      A* const to = c.out + p * z.n * z.c + here.begin;
+      A* const sums = scratch<A, kTurned>(height * stride);
+      bool begun = false;
+      blocks_of(p, [&](const ByRow<A>& by, bool first) {
+        // what lists that were sorted before have given
+        if (!begun && !first) matrix_kernels<A, A>().turn(to, z.n, z.c, height, sums, stride);
+        begun = true;
+        kernels<A>().add(c, here, {0, z.c}, by, first, sums, stride);
+      });
+      matrix_kernels<A, A>().turn(sums, stride, height, z.c, to, z.n);
     });
   });
   return ffi::Error::Success();
@@ -242,4 +343,5 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace ranvier
 
 RANVIER_OPS_HANDLERS
+RANVIER_TURNED_HANDLERS
 RANVIER_DENSIFY_HANDLERS

@@ -6,6 +6,8 @@
 #include "ops_kernels.h"
 
 #include <algorithm>
+#include <type_traits>
+#include <utility>
 
 #include "ops_vectors.h"
 
@@ -118,7 +120,7 @@ void gather(const GatherCall<A, M>& c, const Tile& tile, Range columns, int32_t*
           if (names_a_row(ids[s], z.n)) row[kept] = ids[s], value[kept++] = values[s];
         ids = row, values = value, n = kept;
       }
-      sum_rows(matrix_of(c.matrix, z, l), z.c, ids, values, n, c.out + l * z.c, columns, block > 0);
+      sum_rows(matrix_of(c.matrix, z, l), tile.stride, ids, values, n, c.out + l * z.c, columns, block > 0);
     }
   }
 }
@@ -155,16 +157,16 @@ void sort_places(const OpsSizes& z, const int32_t* ids, const int32_t* count, in
 }
 
 template <class A>
-void add(const ScatterCall<A>& c, int64_t p, Range rows, Range columns, const ByRow<A>& by, bool fresh) {
+void add(const ScatterCall<A>& c, Range rows, Range columns, const ByRow<A>& by, bool fresh, A* out, int64_t stride) {
   const OpsSizes& z = c.size;
-  const A* const g = c.g + by.first * z.c;
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
+  const A* const g = c.g + by.first * z.c + columns.begin;
+  const Range all{0, columns.end - columns.begin};
+  for (int64_t i = rows.begin; i < rows.end; ++i, out += stride) {
     const int32_t begin = by.start[i], n = by.start[i + 1] - begin;
-    A* const out = c.out + (p * z.n + i) * z.c;
     if (n > 0)
-      sum_rows(g, z.c, by.list + begin, by.kept + begin, n, out, columns, !fresh);
+      sum_rows(g, z.c, by.list + begin, by.kept + begin, n, out, all, !fresh);
     else if (fresh)
-      std::fill(out + columns.begin, out + columns.end, A(0));
+      std::fill(out, out + all.end, A(0));
   }
 }
 
@@ -262,16 +264,75 @@ void dots(const DotsCall<A, M>& c, Range lists, int32_t* row, int32_t* slot) {
 }
 
 template <class A, class M>
-void dots_by_row(const DotsCall<A, M>& c, int64_t p, Range rows, const ByRow<int32_t>& by) {
+void dots_by_row(const DotsCall<A, M>& c, const M* matrix, int64_t stride, Range rows, const ByRow<int32_t>& by) {
   const OpsSizes& z = c.size;
   const A* const g = c.g + by.first * z.c;
   A* const out = c.out + by.first * z.s;
   for (int64_t i = rows.begin; i < rows.end; ++i) {
     const int32_t *const list = by.list + by.start[i], *const slot = by.kept + by.start[i];
     dots_of_all<A, A, M>(
-        by.start[i + 1] - by.start[i], c.matrix + (p * z.n + i) * z.c, z.c,
+        by.start[i + 1] - by.start[i], matrix + (i - rows.begin) * stride, z.c,
         [&](int64_t e) { return g + list[e] * z.c; }, [&](int64_t e, A sum) { out[list[e] * z.s + slot[e]] = sum; });
   }
+}
+
+// low, high: numbers of a and b in turns, the first halves and the second ones.
+template <class A, int N, int... K>
+inline void interleave(const typename Lanes<A, N>::type& a, const typename Lanes<A, N>::type& b,
+                       typename Lanes<A, N>::type& low, typename Lanes<A, N>::type& high,
+                       std::integer_sequence<int, K...>) {
+#if defined(__clang__)
+  low = __builtin_shufflevector(a, b, (K % 2 * N + K / 2)...);
+  high = __builtin_shufflevector(a, b, (K % 2 * N + K / 2 + N / 2)...);
+#else
+  using Index = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  using Places = typename Lanes<Index, N>::type;
+  low = __builtin_shuffle(a, b, Places{(K % 2 * N + K / 2)...});
+  high = __builtin_shuffle(a, b, Places{(K % 2 * N + K / 2 + N / 2)...});
+#endif
+}
+
+// N rows become N columns: rows k and k + N / 2 are shuffled like cards, over and over.
+template <class A, class M, int N>
+inline void turn_square(const M* from, int64_t from_stride, A* to, int64_t to_stride) {
+  typename Lanes<A, N>::type x[N], y[N];
+  RANVIER_UNROLLED
+  for (int k = 0; k < N; ++k) load<A, N>(from + k * from_stride, x[k]);
+  RANVIER_UNROLLED
+  for (int n = 1; n < N; n *= 2) {
+    RANVIER_UNROLLED
+    for (int k = 0; k < N / 2; ++k)
+      interleave<A, N>(x[k], x[k + N / 2], y[2 * k], y[2 * k + 1], std::make_integer_sequence<int, N>());
+    RANVIER_UNROLLED
+    for (int k = 0; k < N; ++k) x[k] = y[k];
+  }
+  RANVIER_UNROLLED
+  for (int k = 0; k < N; ++k) store<A, N>(to + k * to_stride, x[k]);
+}
+
+template <class A, class M>
+void turn(const M* from, int64_t from_stride, int64_t rows, int64_t columns, A* to, int64_t to_stride) {
+  constexpr int kN = kLanes<A>;
+  const int64_t whole_rows = rows / kN * kN, whole_columns = columns / kN * kN;
+  // what the next squares read and write is asked for ahead: neither side is read as the processor expects it
+  const auto square = [&](int64_t i, int64_t j, int64_t next_i, int64_t next_j) {
+    RANVIER_UNROLLED
+    for (int k = 0; k < kN; ++k) {
+      __builtin_prefetch(from + (next_i + k) * from_stride + next_j);
+      __builtin_prefetch(to + (next_j + k) * to_stride + next_i, 1);
+    }
+    turn_square<A, M, kN>(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+  };
+  if (rows < columns) {
+    for (int64_t j = 0; j < whole_columns; j += kN)
+      for (int64_t i = 0; i < whole_rows; i += kN) square(i, j, i, std::min(j + kN, whole_columns - kN));
+  } else {
+    for (int64_t i = 0; i < whole_rows; i += kN)
+      for (int64_t j = 0; j < whole_columns; j += kN) square(i, j, std::min(i + kN, whole_rows - kN), j);
+  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+      load<A, 1>(from + i * from_stride + j, to[j * to_stride + i]);
 }
 
 template <class A>
@@ -304,7 +365,7 @@ void spikes(const SpikesCall<A>& c, Range rows, int32_t* near) {
 
 template <class A, class M>
 OpsMatrixKernels<A, M> ops_matrix_kernels() {
-  return {gather<A, M>, dots<A, M>, dots_by_row<A, M>};
+  return {gather<A, M>, dots<A, M>, dots_by_row<A, M>, turn<A, M>};
 }
 template <class A>
 OpsKernels<A> ops_kernels() {

@@ -35,6 +35,7 @@ struct ByRow {
 struct Tile {
   Range lists;
   int64_t block;
+  int64_t stride;  // numbers from a row of the matrix to the next
 };
 
 // Lists are counted through all groups: list q R + r.
@@ -44,8 +45,11 @@ struct OpsMatrixKernels {
   void (*gather)(const GatherCall<A, M>&, const Tile&, Range columns, int32_t* place, int32_t* row, A* value);
   // A list after another; `row` and `slot` have room for S.
   void (*dots)(const DotsCall<A, M>&, Range lists, int32_t* row, int32_t* slot);
-  // The same numbers, a row of matrix `p` after another. Slots that name no row are left alone.
-  void (*dots_by_row)(const DotsCall<A, M>&, int64_t p, Range rows, const ByRow<int32_t>& by);
+  // The same numbers, a row of a matrix after another; `matrix` points to the first of them, the next is `stride`
+  // behind. Slots that name no row are left alone.
+  void (*dots_by_row)(const DotsCall<A, M>&, const M* matrix, int64_t stride, Range rows, const ByRow<int32_t>& by);
+  // to[j to_stride + i] = from[i from_stride + j].
+  void (*turn)(const M* from, int64_t from_stride, int64_t rows, int64_t columns, A* to, int64_t to_stride);
 };
 
 template <class A>
@@ -54,8 +58,9 @@ struct OpsKernels {
   void (*sort)(const ScatterCall<A>&, int64_t n_lists, const ByRow<A>& by);
   void (*sort_places)(const OpsSizes&, const int32_t* ids, const int32_t* count, int64_t n_lists,
                       const ByRow<int32_t>& by);
-  // Adds them to rows and columns of matrix `p`; `fresh`: to nothing instead of what stands there.
-  void (*add)(const ScatterCall<A>&, int64_t p, Range rows, Range columns, const ByRow<A>& by, bool fresh);
+  // Adds them to rows and columns of a matrix whose first such number is at `out`, its next row `stride` behind;
+  // `fresh`: to nothing instead of what stands there.
+  void (*add)(const ScatterCall<A>&, Range rows, Range columns, const ByRow<A>& by, bool fresh, A* out, int64_t stride);
   // `near` has room for min(N, S).
   void (*spikes)(const SpikesCall<A>&, Range rows, int32_t* near);
 };

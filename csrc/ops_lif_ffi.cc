@@ -94,7 +94,7 @@ void recurrent_currents(const LifForwardCall<A>& c, int64_t q, Range samples, co
                         const int32_t* count, A* sums) {
   const int64_t lists = samples.end - samples.begin, s = c.size.s, n = c.size.n;
   const GatherCall<A, A> call{{1, lists, s, 1, n, n}, values, ids, count, c.w_rec + q * n * n, sums};
-  matrix_kernels<A, A>().gather(call, {{0, lists}, n}, {0, n}, scratch<int32_t, kPlace>(lists),
+  matrix_kernels<A, A>().gather(call, {{0, lists}, n, n}, {0, n}, scratch<int32_t, kPlace>(lists),
                                 scratch<int32_t, kRow>(s), scratch<A, kValue>(s));
 }
 
