@@ -18,7 +18,7 @@ import numpy as np
 
 from ranvier import __version__, kernels
 from ranvier.errors import RanvierError
-from ranvier.ops import costs, primitives
+from ranvier.ops import costs, primitives, products
 from ranvier.ops.ways import PRECISIONS, Ways
 
 # What a way's time is made of; the rest of `costs.sizes` is left out so that few points settle it.
@@ -223,14 +223,16 @@ def measure(
         for some in _batched(points, 1 if cpu else 42):
             work = []
             for point, way in itertools.product(some, ways):
-                about = (point.operator, point.n, point.columns, point.lists, way)
+                about: tuple = (point.operator, point.n, point.columns, point.lists, way)
+                if way.split()[-1] not in products.WORDS:
+                    about += (point.activity,)
                 known = table[point.operator]
                 expected = costs.microseconds(known.get(way, known["float32"]), point.size())
                 if expected > limit or time.monotonic() > started + seconds:
                     left_out += 1
                     continue
                 timing = None
-                if way == "sparse" or about not in kept:
+                if about not in kept:
                     timing = Timing(make(point.operator, way, point.n), made.shapes(point), max(expected, 2.0))
                     timing = pool.submit(timing.compile)
                     kept[about] = math.nan
