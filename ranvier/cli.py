@@ -1,4 +1,4 @@
-"""The command line: the only file that parses arguments or prints.
+"""The command line: with data_cli, the only file that parses arguments or prints.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done; 1 training diverged; 2 bad input,
 said in one line; 130 interrupted.
@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from ranvier import data_cli
 from ranvier.config import READOUTS, Config
 from ranvier.errors import RanvierError
 from ranvier.runs import Run
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"ranvier {ranvier.__version__}")
             return 0
+        if arguments[:1] == ["data"]:  # has commands of its own
+            return _data(arguments)
         command, options = _parse(arguments, Config.of(_named_model(arguments) or Config.model))
         return command(arguments, **options)
     except SystemExit as stop:  # how tyro ends after --help and after words that it does not know
@@ -94,15 +97,9 @@ def _parse(arguments: list[str], default: Config) -> tuple[Any, dict[str, Any]]:
         """Show versions, devices and compiled kernels."""
         return _info, {}
 
-    def data(name: tyro.conf.Positional[str | None] = None, test_data: str | None = None, n_channels: int = 700):
-        """List the data sets, or show what is in one.
-
-        Args:
-            name: Name of a data set, or path of an event file.
-            test_data: Path of the file with the test samples.
-            n_channels: Input channels of an event file.
-        """
-        return _data, {"name": name, "test_data": test_data, "n_channels": n_channels}
+    def data():
+        """List the data sets, look at them, fetch and convert them: see ranvier data --help."""
+        return _data, {}
 
     def bench(quick: bool = False, out: str | None = None):
         """Measure where sparse and dense products win on this machine, for networks with mode auto.
@@ -245,29 +242,8 @@ def _info(arguments: list[str]) -> int:
     return 0
 
 
-def _data(arguments: list[str], name: str | None, test_data: str | None, n_channels: int) -> int:
-    import numpy as np
-
-    from ranvier import data
-
-    if name is None:
-        for known in data.names():
-            print(known)
-        return 0
-    splits = data.load(name, test=test_data, n_channels=n_channels)
-    print(f"{'':12}{'samples':>9}{'events':>12}{'events a sample':>22}{'last event':>13}")
-    for part in ("train", "validation", "test"):
-        dataset = getattr(splits, part)
-        counts = np.diff(dataset.offsets)
-        spread = f"{np.median(counts):.0f} ({counts.min()} to {counts.max()})"
-        print(f"{part:12}{len(dataset):9}{len(dataset.times):12}{spread:>22}{dataset.latest:10.1f} ms")
-    print(f"{'channels':12}{splits.train.n_channels:9}")
-    print(f"{'classes':12}{splits.train.n_classes:9}  {', '.join(splits.train.class_names)}")
-    for group, indices in splits.test_groups.items():
-        print(f"test samples of {group}: {len(indices)}")
-    for line in splits.notes:
-        print(line)
-    return 0
+def _data(arguments: list[str]) -> int:
+    return data_cli.main(arguments[1:])
 
 
 def _bench(arguments: list[str], quick: bool, out: str | None) -> int:

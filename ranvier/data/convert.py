@@ -163,7 +163,7 @@ def convert(
     key: str | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write a source as a store (`.events`) or in the layout of SHD (`.h5`, `.h5.gz`).
 
     Each finished piece is kept in a folder beside `out` until all are there, so that a conversion that was stopped goes
@@ -179,6 +179,11 @@ def convert(
         Threads; by default one a core.
     progress : function of pieces done and pieces in all, optional
         Called from one thread at a time.
+
+    Returns
+    -------
+    tuple of str
+        What was unusual and accepted; a store has it inside, too.
 
     Raises
     ------
@@ -226,6 +231,7 @@ def convert(
         store.join(whole, datasets, name=source.name, key=key, notes=notes)
         hdf5_writer.write(out, store.read(whole)[0], times="float32")
     shutil.rmtree(work)
+    return notes
 
 
 def checksum(path: Path, kind: str = "md5") -> str:
