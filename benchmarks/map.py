@@ -4,7 +4,7 @@
     python -m benchmarks.map --out map.json --seconds 240        as many points as fit into the time
     python -m benchmarks.map --out map.json --sizes 256 1024 --batch 1 32 256 --activity 0.01 0.1
     python -m benchmarks.map --plot map.json [more.json ...] --figure docs/figures/map.png
-    python -m benchmarks.map --fit map.json [more.json ...]      the costs that ranvier.ops ships with, of these timings
+    python -m benchmarks.map --fit map.json [more.json ...]      costs that fit the timings; with --ship, the package's
 
 Matrices are square. Neurons spike independently with the given probability, and as many are near the threshold, which
 counts for the spike gradient alone. Rows: `sparse`, the compiled kernels; `float32`, `tf32`, `bfloat16` and `split`,
@@ -19,16 +19,14 @@ waits until it is asked for. A call expected above `--limit` ms is left out.
 import argparse
 import importlib.util
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
-from pprint import pformat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ranvier import __version__, bench, kernels
+from ranvier import bench, kernels
 from ranvier.bench import Operands, Point
 from ranvier.ops import costs
 from ranvier.ops.products import product
@@ -100,10 +98,8 @@ def run(options):
     words = ("float32", "tf32", "split", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
     plain = ("float32", "tf32", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
     ways = options.ways or ["sparse", *(f"plain {x}" for x in plain), *words]
-    device = jax.devices()[0].device_kind
-    about = {"device": device, "processors": os.cpu_count(), "jax": jax.__version__, "ranvier": __version__}
-    about["kernels"] = kernels.status("cpu" if platform == "cpu" else "cuda").reason
-    print(f"JAX {jax.__version__}, {device}, {os.cpu_count()} processors\n{about['kernels']}")
+    about = {**bench.about(), "kernels": kernels.status("cpu" if platform == "cpu" else "cuda").reason}
+    print(", ".join(f"{name} {x}" for name, x in about.items()))
     points = [
         Point(operator, n, n, batch, activity)
         for n in options.sizes
@@ -142,13 +138,13 @@ def read(files):
     return about, [row for x in contents for row in x["rows"]]
 
 
-def show_fit(files):
-    """The table for `ranvier.ops.costs_shipped`, and how good it is."""
+def show_fit(files, ship):
+    """How good the costs are that fit the timings; `ship` makes them those of the package."""
     about, rows = read(files)
     platform = about["platform"]
     mine = [row for row in rows if row["way"] in ("sparse", *bench.WORDS[platform])]
     table = bench.fit(mine)
-    print(pformat({platform: table}, width=118, sort_dicts=False))
+    print(json.dumps(table, indent=1))
     for precision in ("float32", "tf32", "bfloat16"):
         worst = sorted(bench.regret(mine, table, precision), key=lambda x: -x[1])
         if worst:
@@ -156,6 +152,11 @@ def show_fit(files):
             print(f"{precision}: {missed} of {len(worst)} points more than 5 % slower than the better way; the worst:")
             for point, x in worst[:5]:
                 print(f"  {100 * x:.0f} %  {asdict(point)}")
+    if ship:
+        machine = {x: about[x] for x in ("device", "processors", "jax", "ranvier")}
+        content = json.loads(costs.SHIPPED.read_text()) | {platform: table, f"{platform} is": machine}
+        costs.SHIPPED.write_text(json.dumps(content, indent=1) + "\n")
+        print(f"written to {costs.SHIPPED}")
 
 
 def main():
@@ -164,6 +165,7 @@ def main():
     add("--out", default="map.json")
     add("--plot", nargs="+", metavar="FILE")
     add("--fit", nargs="+", metavar="FILE")
+    add("--ship", action="store_true", help="write the costs to where the package has them")
     add("--figure", default="docs/figures/map.png")
     add("--activity", type=float, nargs="+", default=ACTIVITY)
     add("--sizes", type=int, nargs="+", default=SIZES)
@@ -175,7 +177,7 @@ def main():
     add("--seconds", type=float, default=1e9)
     options = parser.parse_args()
     if options.fit:
-        show_fit(options.fit)
+        show_fit(options.fit, options.ship)
     elif options.plot:
         from benchmarks.map_picture import draw, losses, table
 

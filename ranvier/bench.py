@@ -355,16 +355,21 @@ def bench(quick: bool, out: str | None, say: Callable[[str], None]) -> list[str]
     say(f"measuring {device}; other work on the machine shows in the result")
     rows = list(measure(grid(quick, platform), ("sparse", *WORDS[platform]), say))
     table = fit(rows)
-    about = {"device": device, "processors": os.cpu_count(), "jax": jax.__version__, "ranvier": __version__}
-    content = {"about": about, platform: table}
+    content = {platform: table, f"{platform} is": about()}
     costs.check(path, content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps({**kept, **content}, indent=1) + "\n")
+        path.write_text(json.dumps(kept | content, indent=1) + "\n")
     except (OSError, ValueError) as error:
         raise RanvierError(f"bench: cannot write {path} ({error}); needs a file of its own; --out names one") from None
     return [*report(rows, table, platform), f"written to {path}"]
+
+
+def about() -> dict:
+    """What the costs are of."""
+    device, versions = jax.devices()[0].device_kind, {"jax": jax.__version__, "ranvier": __version__}
+    return {"device": device, "processors": os.cpu_count(), **versions}
 
 
 def report(rows: list[dict], table: dict, platform: str) -> list[str]:

@@ -2,7 +2,8 @@
 
     microseconds = sum over terms of coefficient[term] * size[term]
 
-`ranvier bench` measures the coefficients and writes them to a file of the user, which stands in for what is shipped.
+The coefficients of one CPU and one GPU are in `costs.json` beside this file. `ranvier bench` measures others and writes
+them to a file of the user, which comes first.
 
 Environment:
     RANVIER_COSTS=FILE      the file; `ranvier/costs.json` in XDG_CONFIG_HOME, or in ~/.config, unless given
@@ -15,13 +16,13 @@ import os
 from pathlib import Path
 
 from ranvier.errors import RanvierError
-from ranvier.ops.costs_shipped import SHIPPED
 from ranvier.ops.products import WORDS
 from ranvier.ops.ways import Ways
 
 OPERATORS = ("gather", "scatter", "dots")
 # XLA's platforms, and what files call them
 TABLES = {"cpu": "cpu", "cuda": "gpu"}
+SHIPPED = Path(__file__).with_name("costs.json")
 
 
 def sizes(lists, slots, n, columns, fraction, matrices=1):
@@ -93,7 +94,7 @@ def table(platform):
             f"costs: RANVIER_COSTS names {path}, which is no file; needs one; write it with ranvier bench --out {path}"
         )
     name = TABLES[platform]
-    return own.get(name, SHIPPED[name])
+    return own[name] if name in own else _read(SHIPPED, 0)[name]
 
 
 def file() -> Path:
