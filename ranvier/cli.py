@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 said in one line; 130 interrupted.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _named_model(arguments: list[str]) -> str | None:
     """The value of --model, whose defaults the other options have; None if there is none that is known."""
-    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, after in itertools.pairwise([*arguments, ""]):
         if word.split("=")[0] == "--model":
             name = word.partition("=")[2] or after
             return name if name in READOUTS else None

@@ -311,7 +311,7 @@ class Config:
         -------
         Config : not validated
         """
-        return cls(**{"model": model, **DEFAULTS.get(model, {}), **options})
+        return cls(**{"model": model, **DEFAULTS.get(str(model), {}), **options})
 
     def to_toml(self) -> str:
         """Write all options of the model as TOML; an option that is None is left out.

@@ -532,7 +532,7 @@ class _Training:
         self.done, self.step = divmod(meta["step"], steps)
         # The sizes of the simulation decide in which order numbers are added, so they belong to the state.
         self.limits = self.model.restored(meta["limits"])
-        self.sums, self.best = meta["sums"], meta["best"]
+        self.sums, self.best = _no_sums() | meta["sums"], meta["best"]
         self.folder.rewind(meta["step"])
 
 
