@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 
-#include "register.h"
+#include "ops_vectors.h"
 #include "words.h"
 
 namespace ranvier {
@@ -22,31 +22,42 @@ struct Padded {
   }
 };
 
-template <class A>
-void charge(const LifParameters<A>& of, LifWords words, int64_t n, const A* current, const A* arrived, const A* before,
-            A* v, uint32_t* fired, uint32_t* near) {
+template <class A, bool kArrived>
+void charge_(const LifParameters<A>& of, LifWords words, int64_t n, const A* current, const A* arrived, const A* before,
+             A* v, uint32_t* fired, uint32_t* near) {
+  constexpr int kLanes = kRegister / sizeof(A);
+  typedef typename Lanes<A, kLanes>::type Vector;
+  const auto at = [](const A* x, int64_t i) {
+    Vector y;
+    load<A, kLanes>(x + i, y);
+    return y;
+  };
   Padded<A> outside, inside;
   for (int64_t w = words.begin; w < words.end; ++w) {
     const int64_t i = w * kWord;
     const A* const drive = outside.of(current + i, n - i);
-    const A *const decay = of.decay + i, *const scale = of.scale + i, *const threshold = of.threshold + i;
-    A sum[kWord];
-    const A* from = drive;
-    if (arrived) {
-      const A* const more = inside.of(arrived + i, n - i);
-      for (int l = 0; l < kWord; ++l) sum[l] = drive[l] + more[l];
-      from = sum;
+    const A* const more = kArrived ? inside.of(arrived + i, n - i) : nullptr;
+    uint32_t spikes = 0, nearly = 0;
+    RANVIER_UNROLLED
+    for (int l = 0; l < kWord; l += kLanes) {
+      const Vector threshold = at(of.threshold, i + l), last = at(before, i + l);
+      Vector sum = at(drive, l);
+      if constexpr (kArrived) sum += at(more, l);
+      const Vector kept = last > threshold ? Vector{} : last;
+      const Vector next = at(of.decay, i + l) * kept + at(of.scale, i + l) * sum;
+      store<A, kLanes>(v + i + l, next);
+      spikes |= above<A>(next, threshold) << l;
+      nearly |= above<A>(next, at(of.near, i + l)) << l;
     }
-    A next[kWord];
-    for (int l = 0; l < kWord; ++l) {
-      const A last = before[i + l];
-      const A kept = last > threshold[l] ? A(0) : last;
-      next[l] = decay[l] * kept + scale[l] * from[l];
-    }
-    std::copy(next, next + kWord, v + i);
-    fired[w] = above(next, threshold);
-    near[w] = above(next, of.near + i) & ~fired[w];
+    fired[w] = spikes, near[w] = nearly & ~spikes;
   }
+}
+
+template <class A>
+void charge(const LifParameters<A>& of, LifWords words, int64_t n, const A* current, const A* arrived, const A* before,
+            A* v, uint32_t* fired, uint32_t* near) {
+  const auto which = arrived ? charge_<A, true> : charge_<A, false>;
+  which(of, words, n, current, arrived, before, v, fired, near);
 }
 
 // Places of the bits of all words.

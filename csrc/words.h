@@ -1,7 +1,9 @@
-// CPU: comparisons of 32 numbers as the bits of a word, and the places of the bits of a word as a list.
+// CPU: comparisons of numbers side by side as bits, and the places of the bits of a word as a list.
 #pragma once
 #include <array>
 #include <cstdint>
+
+#include "register.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -10,42 +12,30 @@
 namespace ranvier {
 namespace RANVIER_NS {
 
-// Bit l: a[l] > b[l].
-inline uint32_t above(const float* a, const float* b) {
-  uint32_t word = 0;
+// Bit l: a[l] > b[l], for two registers V of numbers A.
+template <class A, class V>
+inline uint32_t above(const V& a, const V& b) {
+  static_assert(sizeof(V) == kRegister);
 #if defined(__AVX512F__)
-  for (int l = 0; l < 32; l += 16)
-    word |= uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(a + l), _mm512_loadu_ps(b + l), _CMP_GT_OQ)) << l;
-#elif defined(__AVX2__)
-  for (int l = 0; l < 32; l += 8) {
-    const __m256 is = _mm256_cmp_ps(_mm256_loadu_ps(a + l), _mm256_loadu_ps(b + l), _CMP_GT_OQ);
-    word |= uint32_t(_mm256_movemask_ps(is)) << l;
-  }
+  if constexpr (sizeof(A) == 4)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+  else
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif defined(__AVX__)
+  if constexpr (sizeof(A) == 4)
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
+  else
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_GT_OQ)));
 #elif defined(__SSE2__)
-  for (int l = 0; l < 32; l += 4)
-    word |= uint32_t(_mm_movemask_ps(_mm_cmpgt_ps(_mm_loadu_ps(a + l), _mm_loadu_ps(b + l)))) << l;
+  if constexpr (sizeof(A) == 4)
+    return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b)));
+  else
+    return static_cast<uint32_t>(_mm_movemask_pd(_mm_cmpgt_pd((__m128d)a, (__m128d)b)));
 #else
-  for (int l = 0; l < 32; ++l) word |= uint32_t(a[l] > b[l]) << l;
+  uint32_t bits = 0;
+  for (int l = 0; l < int(sizeof(V) / sizeof(A)); ++l) bits |= uint32_t(a[l] > b[l]) << l;
+  return bits;
 #endif
-  return word;
-}
-inline uint32_t above(const double* a, const double* b) {
-  uint32_t word = 0;
-#if defined(__AVX512F__)
-  for (int l = 0; l < 32; l += 8)
-    word |= uint32_t(_mm512_cmp_pd_mask(_mm512_loadu_pd(a + l), _mm512_loadu_pd(b + l), _CMP_GT_OQ)) << l;
-#elif defined(__AVX2__)
-  for (int l = 0; l < 32; l += 4) {
-    const __m256d is = _mm256_cmp_pd(_mm256_loadu_pd(a + l), _mm256_loadu_pd(b + l), _CMP_GT_OQ);
-    word |= uint32_t(_mm256_movemask_pd(is)) << l;
-  }
-#elif defined(__SSE2__)
-  for (int l = 0; l < 32; l += 2)
-    word |= uint32_t(_mm_movemask_pd(_mm_cmpgt_pd(_mm_loadu_pd(a + l), _mm_loadu_pd(b + l)))) << l;
-#else
-  for (int l = 0; l < 32; ++l) word |= uint32_t(a[l] > b[l]) << l;
-#endif
-  return word;
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
