@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,11 +173,11 @@ def repeated(function: Callable, times: int) -> Callable:
 class Timing:
     """A product to be timed. On a GPU several calls are one program, which takes longer than asking for it does."""
 
-    def __init__(self, function: Callable, shapes: dict, expected: float, budget: float = 4000.0):
+    def __init__(self, function: Callable, shapes: dict, expected: float, budget: float = 2000.0):
         self.names = list(inspect.signature(function).parameters)
         self._function, self._shapes = function, [shapes[name] for name in self.names]
         self._inside = 1 if jax.default_backend() == "cpu" else max(1, min(12, round(400 / expected)))
-        self._outside = max(1, min(50, round(budget / (self._inside * expected))))
+        self._outside = max(1, min(30, round(budget / (self._inside * expected))))
 
     def compile(self) -> "Timing":
         program = jax.jit(repeated(self._function, self._inside)).lower(*self._shapes * self._inside)
@@ -218,9 +218,9 @@ def measure(
     cpu = jax.default_backend() == "cpu"
     table, made, started = costs.table("cpu" if cpu else "cuda"), made or Operands(), time.monotonic()
     kept, done, left_out, said = {}, 0, 0, started
-    # A GPU waits while a program is compiled, so many are at once; on a CPU that would disturb what is timed.
+    # A GPU waits while programs are compiled, so many are at once, and before any is timed, which that would disturb.
     with ThreadPoolExecutor(1 if cpu else os.cpu_count()) as pool:
-        for some in _batched(points, 1 if cpu else 42):
+        for some in _batched(points, 1 if cpu else 84):
             work = []
             for point, way in itertools.product(some, ways):
                 about: tuple = (point.operator, point.n, point.columns, point.lists, way)
@@ -237,6 +237,7 @@ def measure(
                     timing = pool.submit(timing.compile)
                     kept[about] = math.nan
                 work.append((point, way, about, timing))
+            wait([timing for *_, timing in work if timing])
             for point, way, about, timing in work:
                 if timing:
                     ready = timing.result()
