@@ -79,19 +79,21 @@ def _draw_channels(axis, dataset: Dataset, channels: np.ndarray) -> None:
     edges = np.linspace(0, dataset.n_channels, min(BINS, dataset.n_channels) + 1)
     some, n = _some(dataset)
     for values, n_samples, colour, label in ((some[1], n, GREY, "mean of all"), (channels, 1, BLUE, "this sample")):
-        axis.stairs(np.histogram(values, edges)[0] / n_samples, edges, orientation="horizontal", color=colour, lw=1.2)
+        axis.stairs(
+            np.histogram(values, edges)[0] / n_samples, edges, orientation="horizontal", color=colour, baseline=None
+        )
         axis.plot([], [], color=colour, label=label)
     axis.set_title("by channel")
     axis.set_xlabel("events")
     axis.set_ylim(0, dataset.n_channels)
-    axis.legend(loc="best")
+    axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2))  # below, where nothing is
 
 
 def _draw_times(axis, dataset: Dataset, times: np.ndarray) -> None:
     edges = np.linspace(0, max(dataset.latest, 1e-3), BINS + 1)
     some, n = _some(dataset)
     for values, n_samples, colour in ((some[0], n, GREY), (times, 1, BLUE)):
-        axis.stairs(np.histogram(values, edges)[0] / n_samples, edges, color=colour, lw=1.2)
+        axis.stairs(np.histogram(values, edges)[0] / n_samples, edges, color=colour, baseline=None)
     axis.set_title("by time")
     axis.set_xlabel("time (ms)")
     axis.set_ylabel("events")
@@ -121,6 +123,7 @@ def _draw_counts(axis, dataset: Dataset, here: int) -> None:
     counts = np.diff(dataset.offsets)
     axis.hist(counts, bins=min(60, max(1, int(counts.max()) + 1 - int(counts.min()))), color=GREY)
     axis.axvline(here, color=BLUE, lw=1.5, label="this sample")
+    axis.margins(y=0.2)
     axis.set_title("events a sample")
     axis.set_xlabel("events")
     axis.set_ylabel("samples")

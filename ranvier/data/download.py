@@ -134,7 +134,8 @@ def _append(address: str, file, progress: Progress | None, timeout_s: float) -> 
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout_s) as answer:
             total = _place(answer, file, have)
-            while data := answer.read(BLOCK):
+            # What has come, not a whole block: it is kept if no more comes.
+            while data := answer.read1(BLOCK):
                 file.write(data)
                 if progress is not None:
                     progress(file.tell(), total)
