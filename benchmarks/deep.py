@@ -6,9 +6,9 @@
 
 A net is inputs - layers of LIF neurons - leaky outputs with cross entropy at every step. Its weights are fitted to the
 input as `ranvier train --model deep` does; inputs spike at random in 2 % of all steps. Ours gets lists and keeps lists
-(room for 5 % of a layer, near-threshold neurons from 0.9 on); the dense one is what a user writes today: a product for
-all steps and a `lax.scan` a layer, spikes as numbers, the same surrogate for all neurons. float32 is that of all bits;
-the default of JAX on a GPU is TF32.
+(room for 5 % of a layer, near-threshold neurons from 0.9 on), "in 4" in four pieces of the sequence; the dense one is
+what a user writes today: a product for all steps and a `lax.scan` a layer, spikes as numbers, the same surrogate for all
+neurons. float32 is that of all bits; the default of JAX on a GPU is TF32.
 
 Milliseconds are of one of `--calls` calls in a row, the median of five such rows. Program MiB are arguments, results
 and temporaries as XLA plans them, without what kernels ask for on the way; peak MiB what the device has held at most
@@ -22,6 +22,7 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -45,7 +46,8 @@ NETS = {
 }
 INPUT_ACTIVITY = 0.02
 OURS = [(mode, precision) for precision in ("tf32", "bfloat16", "float32") for mode in ("auto", "dense")]
-ROWS = ["sparse float32", *(f"{m} {p}" for m, p in OURS), "dense JAX tf32", "dense JAX float32"]
+ROWS = ["sparse float32", "sparse float32 in 4", *(f"{m} {p}" for m, p in OURS)]
+ROWS += ["auto tf32 in 2", "auto tf32 in 4", "auto float32 in 4", "dense JAX tf32", "dense JAX float32"]
 
 
 @jax.custom_jvp
@@ -107,12 +109,13 @@ def programs(name, rows):
     activity = (INPUT_ACTIVITY, *(max(fit.activity, 1e-4) for fit in fits))
     found = {}
     for row in rows:
-        kind, _, precision = row.rpartition(" ")
+        name, _, pieces = row.partition(" in ")
+        kind, _, precision = name.rpartition(" ")
         if kind == "dense JAX":
             exact = {"tf32": jax.lax.Precision.DEFAULT, "float32": jax.lax.Precision.HIGHEST}[precision]
             loss, inputs = partial(dense_loss, precision=exact), lists.to_dense
         else:
-            of_row = Config.of("deep", sizes=config.sizes, mode=kind, precision=precision)
+            of_row = replace(config, mode=kind, precision=precision, pieces=int(pieces or 1))
             loss, inputs = partial(our_loss, config=of_row, activity=activity), lambda: lists
         operands = partial(lambda inputs: (network, inputs(), labels), inputs)
         found[row] = (jax.jit(jax.value_and_grad(loss)), operands)

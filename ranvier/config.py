@@ -101,6 +101,10 @@ class Config:
     mode: Literal["auto", "sparse", "dense"] = "auto"
     """Deep network: compute products from lists, or from all neurons; auto: whichever is faster."""
 
+    pieces: int = 1
+    """Deep network: parts of the sequence that are computed one after the other [count]; more of them take less memory
+    and a little more time."""
+
     # neuron
     neuron: Literal["lif", "adex"] = "lif"
     """Neuron model: leaky integrate-and-fire, or adaptive exponential."""
@@ -426,7 +430,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("limit_train", "limit_validation", "limit_test", "n_channels", "hidden", "epochs", "batch_size"), _count
     ),
-    **dict.fromkeys(("input_capacity", "readout_interval"), _count),
+    **dict.fromkeys(("input_capacity", "readout_interval", "pieces"), _count),
     **dict.fromkeys(("alpha", "initial_activity"), (lambda x: 0 < x < 1, "a fraction in (0, 1)")),
     **dict.fromkeys(("gain", "initial_std", "surrogate_scale"), _positive),
     "warmup_epochs": _not_negative,
@@ -460,7 +464,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(
         "sizes depth alpha gain near_threshold near_schedule near_start max_activity input_capacity bias lsuv "
-        "initial_std initial_activity surrogate surrogate_scale mode readout_interval".split(),
+        "initial_std initial_activity surrogate surrogate_scale mode pieces readout_interval".split(),
         ("deep",),
     ),
 }

@@ -1,5 +1,6 @@
 """`DeepNetwork`: layers of LIF neurons without delays, trained through short lists of the neurons that matter."""
 
+import itertools
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -174,11 +175,15 @@ class DeepNetwork:
         self, config: Config, inputs: SpikeVector, near: Any, activity: tuple[float, ...] | None = None
     ) -> DeepOutput:
         """As `apply`, from lists of the inputs (T, B) and the lower threshold."""
-        spikes, lists = inputs, []
         active = [None] * (len(self.layers) + 1) if activity is None else activity
-        for layer, capacity, fraction in zip(self.layers, self.capacities(config), active, strict=False):
-            spikes = run_layer(layer, config, spikes, near, capacity, fraction)
-            lists.append(spikes)
+        states: list[Any] = [None] * len(self.layers)
+        sent: list[list[SpikeVector]] = [[] for _ in self.layers]
+        for spikes in _pieces(inputs, config.pieces):
+            for k, (layer, capacity) in enumerate(zip(self.layers, self.capacities(config), strict=True)):
+                spikes, states[k] = run_layer(layer, config, spikes, near, capacity, active[k], states[k])
+                sent[k].append(spikes)
+        lists = [x[0] if len(x) == 1 else SpikeVector.concatenate(x) for x in sent]
+        spikes = lists[-1]
         if self.integrator is None:
             counts = jnp.sum(spikes.to_dense(), axis=0)
             logits, step_logits = counts, counts[None]
@@ -222,6 +227,13 @@ class DeepNetwork:
         return leaky_integrator(currents, config.alpha, config.gain)[every - 1 :: every]
 
 
+def _pieces(inputs: SpikeVector, n: int) -> list[SpikeVector]:
+    """The lists (T, B) cut into n parts of about as many steps, at least one."""
+    steps = inputs.n_spikes.shape[0]
+    cuts = [round(k * steps / min(n, steps)) for k in range(min(n, steps) + 1)]
+    return [inputs[a:b] for a, b in itertools.pairwise(cuts)] if n > 1 else [inputs]
+
+
 def _rows(entries: jax.Array) -> jax.Array:
     """(T, B, S) as (B, T S)."""
     return jnp.moveaxis(entries, 1, 0).reshape(entries.shape[1], -1)
@@ -240,7 +252,8 @@ def run_layer(
     near: Any,
     capacity: int,
     activity: float | None = None,
-) -> SpikeVector:
+    state: ops.LIFState | None = None,
+) -> tuple[SpikeVector, ops.LIFState]:
     """The lists (T, B) of a layer from those of the layer before, of which a fraction `activity` are spikes."""
     return ops.spike_layer(
         spikes,
@@ -254,7 +267,8 @@ def run_layer(
         near_threshold=near,
         capacity=capacity,
         surrogate=surrogate(config.surrogate, config.surrogate_scale),
-    )[0]
+        state=state,
+    )
 
 
 @lru_cache

@@ -146,7 +146,7 @@ def _fit_layer(
         fitted = replace(layer, w=found.scale * layer.w + found.shift)
     else:
         fitted = replace(layer, w=found.scale * layer.w, bias=layer.bias + found.shift)
-    sent = run_layer(fitted, config, spikes, config.threshold, capacity)
+    sent, _ = run_layer(fitted, config, spikes, config.threshold, capacity)
     return fitted, (found.mean, found.std, found.activity, found.passes), sent
 
 
