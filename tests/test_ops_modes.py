@@ -14,6 +14,7 @@ from ranvier.ops import (
     SpikeVector,
     costs,
     lif_layer,
+    pieces,
     primitives,
     products,
     spike_layer,
@@ -377,3 +378,28 @@ def test_spike_layer_is_the_product_and_the_neurons():
     assert int(expected.n_spikes.sum()) > 10
     for layer in layers:
         jax.tree.map(lambda x, y: near(x, y, EXACT), layer, expected)
+
+
+@pytest.mark.parametrize("word", ["float32", "split"])
+def test_dense_products_in_pieces(monkeypatch, word):
+    """Pieces that do not divide the lists give what all lists at once give."""
+    r = np.random.default_rng(3)
+    ids = np.sort(np.argsort(r.random((2, 11, N)), axis=2)[..., :5], axis=2).astype(np.int32)
+    count = r.integers(0, 6, (2, 11)).astype(np.int32)
+    values = (np.arange(5) < count[..., None]).astype(np.float32)
+    matrix, g = r.normal(size=(2, N, C)).astype(np.float32), r.normal(size=(2, 11, C)).astype(np.float32)
+    ways = Ways(word, word, word)
+
+    def three(values, ids, count, matrix, g):
+        return (
+            primitives.gather(values, ids, count, matrix, ways=ways),
+            primitives.scatter(values, ids, count, g, N, ways=ways),
+            primitives.dots(ids, count, matrix, g, ways=ways),
+        )
+
+    whole = jax.jit(three)(values, ids, count, matrix, g)
+    monkeypatch.setattr(pieces, "AT_ONCE", 0)
+    monkeypatch.setattr(pieces, "PIECE", 2 * 4 * 4 * N)
+    cut = jax.jit(lambda *operands: three(*operands))(values, ids, count, matrix, g)
+    for a, b in zip(whole, cut, strict=True):
+        near(b, a, EXACT)

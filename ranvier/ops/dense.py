@@ -1,34 +1,52 @@
 """Gather, scatter and dots by dense products (`ranvier.ops.reference` defines them): lists become rows of a matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from ranvier.binding import vary_alike
-from ranvier.ops import lowering, products, reference
+from ranvier.ops import lowering, pieces, products, reference
 
 
 def gather(values, ids, count, matrix, reach, *, ways, word, platform):
     n_rows = matrix.shape[1]
 
+    def rows_of(word, values, ids, count):
+        rows = _rows(values, ids, count, n_rows, word, platform)
+        return products.product("qrn,qnc->qrc", rows, matrix, word, platform)
+
     def by(word):
-        return products.product(
-            "qrn,qnc->qrc", _rows(values, ids, count, n_rows, word, platform), matrix, word, platform
-        )
+        lists = (values, ids, count)
+        if word != "split":
+            return rows_of(word, *lists)
+        # three products, each of the result's size, besides the lists as rows
+        return pieces.joined(functools.partial(rows_of, word), lists, 2 * n_rows + 12 * matrix.shape[2])
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
 
 def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
-    def by(word):
+    def matrix_of(word, count, values, ids, g):
         rows = _rows(values, ids, count, n_rows, word, platform)
         return products.product("qrn,qrc->qnc", rows, g, word, platform)[:, :n_rows]
+
+    def by(word):
+        if word != "split":
+            return matrix_of(word, count, values, ids, g)
+        # the parts of `g` besides the lists as rows
+        return pieces.summed(functools.partial(matrix_of, word), count, (values, ids, g), 2 * n_rows + 6 * g.shape[2])
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
 
 def dots(ids, count, matrix, g, *, ways, word, platform):
-    every = products.product("qrc,qnc->qrn", g, matrix, word, platform)
-    return [reference.at(every, ids, count)]
+    def listed(ids, count, g):
+        every = products.product("qrc,qnc->qrn", g, matrix, word, platform)
+        return reference.at(every, ids, count)
+
+    # a product with every row, of which few are wanted
+    return [pieces.joined(listed, (ids, count, g), g.dtype.itemsize * matrix.shape[1])]
 
 
 def densify(values, ids, count, n_rows, dtype):
