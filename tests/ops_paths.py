@@ -23,6 +23,7 @@ class Case:
     networks: int = 0  # a matrix each
     own_lists: bool = True  # of each network; otherwise all share one set
     every_threshold: bool = False  # one for each neuron of each list
+    transposed: bool = False  # matrices are (columns, n)
 
 
 CASES = (
@@ -36,6 +37,11 @@ CASES = (
     Case("ops bfloat16 wide whole pieces", of_matrix="bfloat16", columns=264),
     Case("ops float16", of_matrix="float16", columns=131),
     Case("ops bfloat16 networks", of_matrix="bfloat16", networks=3, every_threshold=True),
+    Case("ops transposed", n=131, columns=70, capacity=31, transposed=True),
+    Case("ops transposed few entries", n=300, columns=9, capacity=13, active=0.02, transposed=True),
+    Case("ops transposed one of everything", n_lists=1, n=1, columns=1, capacity=1, active=1.0, transposed=True),
+    Case("ops transposed float64 many lists", dtype="float64", n_lists=301, n=37, columns=17, transposed=True),
+    Case("ops transposed bfloat16 networks", of_matrix="bfloat16", networks=2, n=33, columns=35, transposed=True),
     Case("ops one of everything", n_lists=1, n=1, columns=1, capacity=1, active=1.0),
     Case("ops silent", active=0.0),
     Case("ops full", capacity=13, active=1.0),
@@ -68,16 +74,24 @@ def run(case):
     own, shared = (case.networks,) if case.networks else (), (case.n_lists,)
     lists = (*own, *shared) if case.own_lists else shared
     state = jnp.asarray(states(case, lists), case.dtype)
-    matrix = jnp.asarray(rng.uniform(0.5, 1.5, (*own, case.n, case.columns)), of_matrix)
+    matrix = jnp.asarray(rng.uniform(0.5, 1.5, (*own, *shape_of_matrix(case))), of_matrix)
     threshold = jnp.ones((case.n_lists, case.n) if case.every_threshold else (), case.dtype)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), "cpu")
-    for name, dtype in (("gather", of_matrix), ("dots", of_matrix), ("scatter", case.dtype), ("spikes", case.dtype)):
+    way = "_turned" if case.transposed else ""
+    names = (
+        (f"gather{way}", of_matrix),
+        (f"dots{way}", of_matrix),
+        (f"scatter{way}", case.dtype),
+        ("spikes", case.dtype),
+    )
+    for name, dtype in names:
         assert kernels.compiled(f"ops_{name}", jnp.dtype(dtype), platform), f"ops_{name} is not compiled"
 
     def loss(state, matrix, threshold):
         spikes = spikes_from_state(state, threshold, 0.5 * threshold, case.capacity)
         # of the spikes, with derivatives that reach further; of all that is listed
-        products = spike_matmul(spikes, matrix) * sparse_matmul(1.0 + spikes.value, spikes, matrix)
+        turned = {"transposed": case.transposed}
+        products = spike_matmul(spikes, matrix, **turned) * sparse_matmul(1.0 + spikes.value, spikes, matrix, **turned)
         return products.sum(), spikes.n_spikes.sum()
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
@@ -93,14 +107,22 @@ def run(case):
     return np.atleast_1d(spikes)
 
 
+def shape_of_matrix(case):
+    return (case.columns, case.n) if case.transposed else (case.n, case.columns)
+
+
 def beside(case, rng):
     """Ids that name no row and counts that are none: memory beside the arrays must stay unread and unwritten."""
     q, r, s, n, c = max(case.networks, 1), case.n_lists, case.capacity, case.n, case.columns
     ids = rng.choice([0, n - 1, -1, n, 2**31 - 1, -(2**31)], (q, r, s)).astype(np.int32)
     count = rng.choice([-(2**31), -3, 0, s - 1, s, s + 5, 2**31 - 1], (q, r)).astype(np.int32)
     values, g = (jnp.ones(shape, case.dtype) for shape in ((q, r, s), (q, r, c)))
-    matrix = jnp.ones((q, n, c), case.of_matrix or case.dtype)
+    matrix = jnp.ones((q, *shape_of_matrix(case)), case.of_matrix or case.dtype)
     ids, count = jnp.asarray(ids), jnp.asarray(count)
-    of_lists = (primitives.gather(values, ids, count, matrix), primitives.scatter(values, ids, count, g, n))
-    for x in (*of_lists, primitives.dots(ids, count, matrix, g)):
+    way = {"transposed": case.transposed}
+    of_lists = (
+        primitives.gather(values, ids, count, matrix, **way),
+        primitives.scatter(values, ids, count, g, n, **way),
+    )
+    for x in (*of_lists, primitives.dots(ids, count, matrix, g, **way)):
         assert np.isfinite(x).all(), case.name
