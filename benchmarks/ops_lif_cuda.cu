@@ -516,7 +516,6 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
         passes, t);
     w.own = is;
   };
-  try_walk("lif_walk own 1, 8 ahead", 1, lif_walk<float, 1, 8>);
   try_walk("lif_walk own 1, 16 ahead", 1, lif_walk<float, 1, 16>);
   try_walk("lif_walk own 2, 4 ahead", 2, lif_walk<float, 2, 4>);
   try_walk("lif_walk own 2, 8 ahead", 2, lif_walk<float, 2, 8>);

@@ -35,22 +35,21 @@ static __global__ void __launch_bounds__(kBlockBackThreads, 2) lif_block_back(Li
 
   // Entry number e of the kBackSteps lists from u0 on.
   struct Entry {
-    int32_t id;  // negative: not used
+    int32_t count, id;
     A ct;
   };
   const auto fetch = [&](int32_t u0, int32_t e) {
     const int32_t u = e / slots, s = e - u * slots;
-    if (e >= entries || u0 + u >= steps) return Entry{-1, A(0)};
-    const int64_t list = list_of(u0 + u);
-    const bool here = s < used(__ldg(call.n_listed + list), z.s);
-    const Entry x{__ldg(call.ids + list * z.s + s), __ldg(call.ct_excess + list * z.s + s)};
-    return Entry{here ? x.id : -1, here ? x.ct : A(0)};
+    if (e >= entries || u0 + u >= steps) return Entry{0, 0, A(0)};
+    const int64_t list = list_of(u0 + u), at = list * z.s + s;
+    return Entry{__ldg(call.n_listed + list), __ldg(call.ids + at), __ldg(call.ct_excess + at)};
   };
   const auto enter = [&](int32_t u0, int32_t e, Entry x) {
     const int32_t u = e / slots, s = e - u * slots;
     if (e >= entries || u0 + u >= steps) return;
-    call.d_excess[list_of(u0 + u) * z.s + s] = x.ct;
-    if (x.id >= 0 && x.id < z.n) cotangents[(u0 / kBackSteps % 2 * kBackSteps + u) * width + x.id] = x.ct;
+    const bool here = s < used(x.count, z.s);
+    call.d_excess[list_of(u0 + u) * z.s + s] = here ? x.ct : A(0);
+    if (here && x.id >= 0 && x.id < z.n) cotangents[(u0 / kBackSteps % 2 * kBackSteps + u) * width + x.id] = x.ct;
   };
   // Word number e of who fired in these steps; the last voltage's cotangent is no product with a voltage before it.
   const auto fetch_word = [&](int32_t u0, int32_t e) {

@@ -1,9 +1,11 @@
 // GPU: a LIF layer over time without recurrent weights, a block a sample: nothing but results leaves the block.
 //
-// Warps that walk have kOwn words of neurons each and go through kSteps steps, with as many currents under way; they
-// leave votes and excesses in shared memory. Meanwhile other warps make the lists of the kSteps steps before, a few
-// lanes a list. A barrier, and the two halves of shared memory change hands.
+// Warps that walk have kOwn words of neurons each and go through kSteps steps; where a current was in shared memory
+// they leave by how much the threshold is exceeded, and votes beside. Meanwhile the currents of the next steps are on
+// their way there, each fetched by the thread that needs it, and other warps make the lists of the steps before, a few
+// lanes a list. A barrier, and the three parts of shared memory change hands.
 #pragma once
+#include "copy_cuda.h"
 #include "ops_lif_places_cuda.h"
 
 namespace ranvier {
@@ -13,11 +15,11 @@ constexpr int kBlockThreads = 640;
 
 // Lanes that make a list.
 RANVIER_HD int list_lanes(int64_t words) { return words <= 8 ? 8 : words <= 16 ? 16 : 32; }
-// What is in shared memory, twice.
+// Bytes of shared memory.
 template <class A, int kSteps>
-struct BlockRoom {
-  static RANVIER_HD size_t bytes(int64_t words) { return kSteps * words * (kWarp * sizeof(A) + sizeof(uint2)); }
-};
+constexpr size_t block_room(int64_t words) {
+  return 3 * kSteps * words * (kWarp * sizeof(A) + sizeof(uint2)) + 16;
+}
 
 template <class A, int kOwn, int kSteps>
 static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) lif_block(LifForwardCall<A> call) {
@@ -27,9 +29,9 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
   const int words = int(words_of(z.n)), width = words * kWarp, walkers = (words + kOwn - 1) / kOwn;
   const int64_t sample = blockIdx.x;
   const Sample at = sample_of(z, sample);
-  // who fires and who nearly does (2, kSteps, words); v - threshold (2, kSteps, width)
+  // who fires and who nearly does (3, kSteps, words); currents, then v - threshold (3, kSteps, width)
   uint2* const votes = reinterpret_cast<uint2*>(block_shared);
-  A* const excesses = reinterpret_cast<A*>(votes + (2 * kSteps * words + 1) / 2 * 2);
+  A* const numbers = reinterpret_cast<A*>(votes + (3 * kSteps * words + 1) / 2 * 2);
   const int32_t steps = int32_t(z.t), slots = int32_t(z.s);
   const bool walks = warp < walkers;
 
@@ -37,12 +39,18 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
   const int n0 = warp * kOwn * kWarp + lane;
   const int64_t current_step = z.r * z.n;
   Neuron<A> neuron[kOwn];
-  A kept[kOwn], next[kSteps][kOwn];
+  A kept[kOwn];
   const A* current = call.currents + at.first * z.n + n0;
-  const auto load = [&](int32_t t, A(&x)[kOwn]) {
+  const auto fetch = [&](int32_t t0, int part) {
     RANVIER_UNROLL
-    for (int k = 0; k < kOwn; ++k) x[k] = t < steps && n0 + k * kWarp < z.n ? __ldcs(current + k * kWarp) : A(0);
-    current = held(current + current_step);
+    for (int u = 0; u < kSteps; ++u) {
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k)
+        if (t0 + u < steps && n0 + k * kWarp < z.n)
+          copy(numbers + (part * kSteps + u) * width + n0 + k * kWarp, current + k * kWarp);
+      current = held(current + current_step);
+    }
+    close_group();
   };
   if (walks) {
     RANVIER_UNROLL
@@ -52,33 +60,34 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
       const A v = n < z.n ? call.v0[sample * z.n + n] : A(0);
       kept[k] = v > neuron[k].threshold ? A(0) : v;
     }
-    RANVIER_UNROLL
-    for (int u = 0; u < kSteps; ++u) load(u, next[u]);
+    fetch(0, 0);
   }
   // Of one that makes lists.
   const int lanes = list_lanes(words), own_words = (words + lanes - 1) / lanes;
   const int at_once = kWarp / lanes, place = lane % lanes;
 
+  int part = 0;
   for (int32_t t0 = 0; t0 < steps + kSteps; t0 += kSteps) {
-    const int half = t0 / kSteps % 2;
+    const int next = part == 2 ? 0 : part + 1, last = part == 0 ? 2 : part - 1;
     if (walks) {
+      fetch(t0 + kSteps, next);
+      arrived<1>();
       RANVIER_UNROLL
       for (int u = 0; u < kSteps; ++u) {
         if (t0 + u >= steps) break;
         RANVIER_UNROLL
         for (int k = 0; k < kOwn; ++k) {
-          const A v = neuron[k].decay * kept[k] + neuron[k].scale * next[u][k];
+          const int row = part * kSteps + u, word = warp * kOwn + k;
+          if (word >= words) break;
+          A* const number = numbers + row * width + n0 + k * kWarp;
+          const A v = neuron[k].decay * kept[k] + neuron[k].scale * (n0 + k * kWarp < z.n ? *number : A(0));
           const bool fires = v > neuron[k].threshold, nears = v > neuron[k].near && v <= neuron[k].threshold;
           const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
-          const int row = half * kSteps + u, word = warp * kOwn + k;
-          if (word < words) {
-            excesses[row * width + n0 + k * kWarp] = v - neuron[k].threshold;
-            if (lane == 0) votes[row * words + word] = uint2{fire, close};
-          }
+          *number = v - neuron[k].threshold;
+          if (lane == 0) votes[row * words + word] = uint2{fire, close};
           kept[k] = fires ? A(0) : v;
           if (t0 + u == steps - 1 && n0 + k * kWarp < z.n) call.v_last[sample * z.n + n0 + k * kWarp] = v;
         }
-        load(t0 + u + kSteps, next[u]);
       }
     }
     for (int number0 = (warp - walkers) * at_once; !walks && t0 > 0 && number0 < kSteps;
@@ -86,10 +95,10 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
       const int number = number0 + lane / lanes;
       const int32_t t = t0 - kSteps + number;
       const bool here = number < kSteps && t < steps;
-      const int row = (1 - half) * kSteps + (here ? number : 0);
+      const int row = last * kSteps + (here ? number : 0);
       const int64_t list = at.first + t * z.r;
       const uint2* vote = votes + row * words;
-      const A* excess_of = excesses + row * width;
+      const A* excess_of = numbers + row * width;
       const int first = place * own_words, end = first + own_words < words ? first + own_words : words;
       uint32_t mine = 0;
       for (int word = first; word < end; ++word) {
@@ -125,6 +134,7 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
         }
       }
     }
+    part = next;
     __syncthreads();
   }
 }

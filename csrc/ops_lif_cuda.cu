@@ -23,6 +23,7 @@ using namespace ops;
 constexpr size_t kLifScratch = size_t(64) << 20;  // bytes for a chunk of steps, unless one step needs more
 constexpr int64_t kManyWords = 132 * 32;          // of neurons: enough to keep an H100 busy with two a warp
 constexpr int64_t kBackWarps = 16;                // of a block that walks back: they share the entries of a list
+constexpr size_t kRowsRoom = size_t(96) << 10;    // bytes of rows of w_rec of a block: two blocks an SM
 constexpr int64_t kFewSamples = 32;               // with fewer, blocks of a sample each leave too much of a GPU idle
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
 
@@ -64,7 +65,7 @@ constexpr int kFewSteps = 8, kManySteps = 16;
 
 template <class A>
 size_t block_bytes(int64_t words) {
-  return 16 + 2 * (words > 8 ? BlockRoom<A, kFewSteps>::bytes(words) : BlockRoom<A, kManySteps>::bytes(words));
+  return words > 16 ? block_room<A, kFewSteps>(words) : block_room<A, kManySteps>(words);
 }
 template <class A>
 size_t block_back_bytes(int64_t words) {
@@ -132,7 +133,7 @@ cudaError_t walk(const LifForwardCall<A>& call, LifChunk<A> w, cudaStream_t stre
     if (w.own == 1)
       lif_walk<A, 1, 16><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
     else
-      lif_walk<A, 2, 8><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
+      lif_walk<A, 2, 4><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
     const int64_t lists = ceiling(w.steps * samples_of(z) * share * kWarp, kListThreads);
     if (share == 1)
@@ -166,17 +167,23 @@ cudaError_t walk_back(const LifBackwardCall<A>& call, LifBackChunk<A> w, cudaStr
   return cudaSuccess;
 }
 
-// Blocks of `warps` warps with a sample each.
 template <class A, int kOwn>
 cudaError_t launch_steps(const LifForwardCall<A>& call, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   const int64_t words = words_of(z.n), warps = kOwn ? ceiling(words, kOwn) : kStepThreads<A> / kWarp;
-  const int64_t room = std::min(z.s, z.n);
-  const size_t bytes = room * sizeof(int32_t) <= most_shared() ? room * sizeof(int32_t) : 0;
+  StepRoom room{};
+  const int64_t ids = ceiling(std::min(z.s, z.n), 4) * 4;
+  if (ids * sizeof(int32_t) <= most_shared()) room.ids = static_cast<int32_t>(ids);
+  size_t bytes = room.ids * sizeof(int32_t);
+  if (kOwn && z.n * sizeof(A) % 16 == 0 && aligned(call.w_rec)) {
+    const size_t row = std::max<size_t>(warps * kOwn, 1) * kWarp * sizeof(A),
+                 most = std::min(most_shared() - bytes, kRowsRoom);
+    room.rows = static_cast<int32_t>(std::min<int64_t>(most / row, 32));
+    bytes += room.rows * row;
+  }
   const auto kernel = lif_steps<A, kOwn>;
   if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(samples_of(z)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(
-      call, static_cast<int32_t>(bytes / sizeof(int32_t)));
+  kernel<<<static_cast<unsigned>(samples_of(z)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(call, room);
   return cudaGetLastError();
 }
 
@@ -244,9 +251,7 @@ cudaError_t ops_lif_forward(const LifForwardCall<A>& call, void* scratch, cudaSt
   if (samples_of(z) == 0) return cudaSuccess;
   const int64_t words = words_of(z.n), warps = kStepThreads<A> / kWarp;
   if (samples_of(z) <= kMostBlocks && by_blocks(z, block_bytes<A>(words)))
-    return words <= 8    ? launch_block<A, 1, kManySteps>(call, stream)
-           : words <= 16 ? launch_block<A, 1, kFewSteps>(call, stream)
-                         : launch_block<A, 2, kFewSteps>(call, stream);
+    return words <= 16 ? launch_block<A, 1, kManySteps>(call, stream) : launch_block<A, 2, kFewSteps>(call, stream);
   if (!z.recurrent) {
     LifChunk<A> w;
     arrange(call, scratch, w);

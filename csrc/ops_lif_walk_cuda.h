@@ -55,22 +55,33 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
   const uint32_t below = (1u << lane) - 1;
   uint32_t listed = 0;
 
+  // Batches of loads: waiting for one load is waiting for all that were issued since, so none is between.
   A next[kAhead][kOwn];
-  const auto load = [&](int32_t t, A(&x)[kOwn]) {
+  const auto load = [&](int32_t t0) {
     RANVIER_UNROLL
-    for (int k = 0; k < kOwn; ++k) x[k] = t < steps && n0 + k * kWarp < z.n ? __ldcs(current + k * kWarp) : A(0);
-    current = held(current + current_step);
+    for (int u = 0; u < kAhead; ++u) {
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k)
+        next[u][k] = t0 + u < steps && n0 + k * kWarp < z.n ? __ldcs(current + k * kWarp) : A(0);
+      current = held(current + current_step);
+    }
   };
-  RANVIER_UNROLL
-  for (int u = 0; u < kAhead; ++u) load(u, next[u]);
+  load(0);
   for (int32_t t0 = 0; t0 < steps; t0 += kAhead) {
+    A now[kAhead][kOwn];
+    RANVIER_UNROLL
+    for (int u = 0; u < kAhead; ++u) {
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k) now[u][k] = next[u][k];
+    }
+    load(t0 + kAhead);
     RANVIER_UNROLL
     for (int u = 0; u < kAhead; ++u) {
       if (t0 + u >= steps) break;
       uint32_t my_fire = 0, my_close = 0, my_place = 0;
       RANVIER_UNROLL
       for (int k = 0; k < kOwn; ++k) {
-        v[k] = neuron[k].decay * kept[k] + neuron[k].scale * next[u][k];
+        v[k] = neuron[k].decay * kept[k] + neuron[k].scale * now[u][k];
         const bool fires = v[k] > neuron[k].threshold, nears = v[k] > neuron[k].near && v[k] <= neuron[k].threshold;
         const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
         A* const place = held(excess + (listed + __popc((fire | close) & below)));
@@ -81,7 +92,6 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
       }
       if (writes) *fired = my_fire, *near = uint2{my_close, my_place};
       fired = held(fired + fired_step), near = held(near + words_step);
-      load(t0 + u + kAhead, next[u]);
     }
   }
   RANVIER_UNROLL
