@@ -273,7 +273,7 @@ def _load_data(config: Config):
     from ranvier import data
 
     # The division of a file is fixed: runs that differ in their seed are measured on the same samples.
-    splits = data.load(config.data, test=config.test_data, n_channels=config.n_channels)
+    splits = data.load(config.data, test=config.test_data, split=config.split, n_channels=config.n_channels)
     limits = {"train": config.limit_train, "validation": config.limit_validation, "test": config.limit_test}
     for part, limit in limits.items():
         dataset = getattr(splits, part)
@@ -281,7 +281,8 @@ def _load_data(config: Config):
             continue
         # At random, as samples may be sorted by class; always the same ones.
         chosen = np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit])
-        splits = replace(splits, **{part: dataset.subset(chosen)})
+        index = splits.index | {part: splits.index.get(part, np.arange(len(dataset)))[chosen]}
+        splits = replace(splits, **{part: dataset.subset(chosen)}, index=index)
         if part == "test":
             groups = {name: np.flatnonzero(np.isin(chosen, g)) for name, g in splits.test_groups.items()}
             splits = replace(splits, test_groups={name: g for name, g in groups.items() if len(g)})

@@ -34,6 +34,8 @@ class Config:
     """Data set: a name that `ranvier data` lists, or the path of an event file."""
     test_data: str | None = None
     """Path of the file with the test samples; None: what the data set brings, or a part of its samples."""
+    split: Literal["sample", "speaker"] = "sample"
+    """How training samples are divided: stratified by class, or so that no speaker is in two parts."""
     n_channels: int = 700
     """Input channels of an event file [count]; a named data set has its own."""
     limit_train: int | None = None

@@ -5,6 +5,7 @@
            metrics.jsonl      one JSON object a line
            checkpoints/       NAME.npz: the leaves of a pytree by their tree path, and JSON
            samples.npz        a few test samples (plain arrays)
+           splits.npz         which samples trained, validated and tested
            figures/           what `ranvier plot` draws
 
 Nothing here can execute code from a file: arrays are read with `allow_pickle=False`, all else is TOML or JSON.
@@ -28,7 +29,7 @@ from ranvier.errors import RanvierError
 
 FORMAT = "ranvier checkpoint 1"
 HEADER = "__ranvier__"  # the npz entry that holds FORMAT and the JSON meta; no tree path looks like it
-FILES = ("config.toml", "environment.json", "metrics.jsonl", "samples.npz")
+FILES = ("config.toml", "environment.json", "metrics.jsonl", "samples.npz", "splits.npz")
 FOLDERS = ("checkpoints", "figures")
 
 

@@ -15,6 +15,7 @@ from ranvier.augment import Augmentation, augmented_batch, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import Recordings, to_device
+from ranvier.data.splits import check_apart, check_same, record
 from ranvier.deep_model import DeepModel
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
@@ -324,6 +325,9 @@ class _Training:
         return self._finish()
 
     def _begin(self) -> None:
+        for line in check_apart(self.splits):
+            self.reporter.note(line)
+        self.folder.save_arrays("splits", **record(self.splits))
         late = int(np.sum(self.splits.test.times >= self.limits.duration))
         if late:
             self.reporter.note(
@@ -529,6 +533,8 @@ class _Training:
                 f"fit: got {n} training samples in {steps} batches; needs the {meta['n_train']} in "
                 f"{meta['steps_per_epoch']} that this run began with; resume with the same data and batch_size"
             )
+        if (self.folder.folder / "splits.npz").is_file():  # not in the folders of earlier versions
+            check_same(self.folder.load_arrays("splits"), self.splits)
         self.done, self.step = divmod(meta["step"], steps)
         # The sizes of the simulation decide in which order numbers are added, so they belong to the state.
         self.limits = self.model.restored(meta["limits"])

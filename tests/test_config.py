@@ -17,6 +17,7 @@ OTHER = {
     "model": "deep",
     "data": "a 'quoted' \"path\"/events \u00e9\U0001f600.h5",
     "test_data": "test.h5",
+    "split": "speaker",
     "n_channels": 64,
     "limit_train": 7,
     "limit_validation": 8,

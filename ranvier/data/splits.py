@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ranvier.data.dataset import Dataset
+from ranvier.data.dataset import Dataset, Splits
+from ranvier.errors import RanvierError
 
 # Samples of fewer events may be equal by chance.
 FEWEST_EVENTS = 16
 PROBES = 8
+PARTS = ("train", "validation", "test")
+# This part of the validation samples may be among the test samples: equal recordings in a published set, no mistake.
+MOST_SHARED = 0.1
 
 
 def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
@@ -126,6 +130,82 @@ def shared(first: Dataset, second: Dataset) -> np.ndarray:
 def _equal(first: Dataset, second: Dataset, i: int, j: int) -> bool:
     a, b = slice(*first.offsets[i : i + 2]), slice(*second.offsets[j : j + 2])
     return np.array_equal(first.times[a], second.times[b]) and np.array_equal(first.channels[a], second.channels[b])
+
+
+def check_apart(splits: Splits) -> list[str]:
+    """Whether the test samples are apart from those that train and choose a network.
+
+    Parameters
+    ----------
+    splits : Splits
+
+    Returns
+    -------
+    list of str
+        Warnings, of a few samples that are in two parts.
+
+    Raises
+    ------
+    RanvierError
+        If more than a tenth of the validation samples are test samples: the test set would choose the network.
+    """
+    warnings = []
+    for part in ("train", "validation"):
+        dataset = getattr(splits, part)
+        n = len(np.unique(shared(dataset, splits.test)[:, 0]))
+        if part == "validation" and n > MOST_SHARED * len(dataset):
+            raise RanvierError(
+                f"splits: got {n} of {len(dataset)} validation samples among the test samples; needs other samples, as "
+                "validation chooses the network that is tested; divide the training samples"
+            )
+        if n:
+            warnings.append(f"WARNING: {n} of {len(dataset)} {part} samples are among the test samples")
+    return warnings
+
+
+def record(splits: Splits) -> dict[str, np.ndarray]:
+    """Which samples each part has, to be kept with a run.
+
+    Parameters
+    ----------
+    splits : Splits
+
+    Returns
+    -------
+    dict
+        `train`, `validation`, `test`: places in the source; `train_samples`, ...: the fingerprints of the samples.
+    """
+    arrays = {}
+    for part in PARTS:
+        dataset = getattr(splits, part)
+        arrays[part] = splits.index.get(part, np.arange(len(dataset)))
+        arrays[f"{part}_samples"] = fingerprints(dataset)
+    return arrays
+
+
+def check_same(kept: dict[str, np.ndarray], splits: Splits) -> None:
+    """Refuse to go on with other samples than a run began with.
+
+    Parameters
+    ----------
+    kept : dict
+        What `record` gave then.
+    splits : Splits
+
+    Raises
+    ------
+    RanvierError
+        If a part has other samples, or the same in another order.
+    """
+    now = record(splits)
+    for part in PARTS:
+        before, here = kept[f"{part}_samples"], now[f"{part}_samples"]
+        if not np.array_equal(before, here):
+            n = f"{len(here)} samples, {len(np.intersect1d(before, here))} of them the same"
+            raise RanvierError(
+                f"fit: got another {part} set ({n}); needs the {len(before)} samples that this run began with; "
+                "resume with the same data"
+            )
 
 
 def voice_groups(heard: np.ndarray | None, test: np.ndarray | None) -> dict[str, np.ndarray]:
