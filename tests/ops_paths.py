@@ -38,6 +38,8 @@ CASES = (
     Case("ops float16", of_matrix="float16", columns=131),
     Case("ops bfloat16 networks", of_matrix="bfloat16", networks=3, every_threshold=True),
     Case("ops transposed", n=131, columns=70, capacity=31, transposed=True),
+    # too much to be turned round as a whole on a GPU
+    Case("ops transposed large", n=2100, columns=2100, capacity=131, active=0.03, transposed=True),
     Case("ops transposed few entries", n=300, columns=9, capacity=13, active=0.02, transposed=True),
     Case("ops transposed one of everything", n_lists=1, n=1, columns=1, capacity=1, active=1.0, transposed=True),
     Case("ops transposed float64 many lists", dtype="float64", n_lists=301, n=37, columns=17, transposed=True),
