@@ -297,6 +297,20 @@ def test_what_is_chosen_is_what_is_compiled(given_costs):
     assert "ranvier_ops_gather" not in text(0.2) and "dot_general" in text(0.2)
 
 
+@pytest.mark.skipif("ops_gather" not in kernels.status().handlers, reason="no compiled sparse operators")
+def test_the_choice_is_that_of_the_sizes_after_vmap(given_costs):
+    """36 numbers of one call, 288 of eight."""
+    given_costs(table({"columns": 1.0}, {"call": 100.0}))
+    state, matrix, _ = problem()
+
+    def of(state):
+        return spike_matmul(spikes_from_state(state, HIGH, LOW, CAPACITY), matrix, mode="auto")
+
+    many = np.stack([state] * 8)
+    assert "dot_general" not in jax.jit(of).lower(state).as_text()
+    assert "dot_general" in jax.jit(jax.vmap(of)).lower(many).as_text()
+
+
 def test_the_shipped_costs_are_whole():
     shipped = json.loads(costs.SHIPPED.read_text())
     costs.check(costs.SHIPPED, shipped)
