@@ -13,8 +13,8 @@ import pytest
 from ranvier import data
 from ranvier.cli import main
 from ranvier.data import catalog, convert, delays, digits, hdf5_writer, images, official, store
-from ranvier.data.dataset import Dataset
-from ranvier.data.splits import by_speaker, fingerprints, shared
+from ranvier.data.dataset import Dataset, Splits
+from ranvier.data.splits import by_speaker, check_apart, check_same, fingerprints, record, shared
 from ranvier.errors import RanvierError
 from tests import event_files
 
@@ -355,3 +355,34 @@ def test_show(folder, tmp_path, capsys, monkeypatch, name):
     assert code == 0 and (tmp_path / out.strip()).read_bytes().startswith(b"\x89PNG")
     code, _, err = run(capsys, "show", name, "--sample", "100000", "--out", tmp_path / "a.png")
     assert code == 2 and "got sample 100000" in err
+
+
+# Kept with a run
+
+
+def test_other_samples_are_refused():
+    whole = spoken(60, seed=1)
+    parts = [whole.subset(np.arange(a, b)) for a, b in ((0, 40), (40, 50), (50, 60))]
+    index = {"train": np.arange(40), "validation": np.arange(40, 50), "test": np.arange(50, 60)}
+    splits = Splits(*parts, index=index)
+    kept = record(splits)
+    assert kept["test"].tolist() == list(range(50, 60)) and len(kept["train_samples"]) == 40
+    check_same(kept, splits)
+    swapped = replace(splits, train=parts[0].subset([1, 0, *range(2, 40)]))
+    with pytest.raises(RanvierError, match=r"another train set \(40 samples, 40 of them the same\)"):
+        check_same(kept, swapped)
+    with pytest.raises(RanvierError, match=r"another validation set \(9 samples, 9 of them the same\)"):
+        check_same(kept, replace(splits, validation=parts[1].subset(np.arange(9))))
+
+
+def test_test_samples_cannot_choose_the_network():
+    whole = spoken(60, seed=1)
+    train, validation, test = (whole.subset(np.arange(a, b)) for a, b in ((0, 30), (30, 50), (50, 60)))
+    assert check_apart(Splits(train, validation, test)) == []
+    with pytest.raises(RanvierError, match="10 of 10 validation samples among the test samples"):
+        check_apart(Splits(train, test, test))
+    few = whole.subset([*range(30, 49), 55])
+    assert check_apart(Splits(train, few, test)) == ["WARNING: 1 of 20 validation samples are among the test samples"]
+    assert check_apart(Splits(whole, validation, test)) == [
+        "WARNING: 10 of 60 train samples are among the test samples"
+    ]
