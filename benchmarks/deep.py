@@ -6,9 +6,9 @@
 
 A net is inputs - layers of LIF neurons - leaky outputs with cross entropy at every step. Its weights are fitted to the
 input as `ranvier train --model deep` does; inputs spike at random in 2 % of all steps. Ours gets lists and keeps lists
-(room for 5 % of a layer, near-threshold neurons from 0.9 on), "in 4" in four pieces of the sequence; the dense one is
-what a user writes today: a product for all steps and a `lax.scan` a layer, spikes as numbers, the same surrogate for all
-neurons. float32 is that of all bits; the default of JAX on a GPU is TF32.
+(room for 5 % of a layer, near-threshold neurons from 0.9 on), "in 4" in four pieces of the sequence. The dense one is
+what a user writes today: a product for all steps and a `lax.scan` a layer, spikes as numbers, the same surrogate for
+all neurons. float32 is that of all bits; the default of JAX on a GPU is TF32.
 
 Milliseconds are of one of `--calls` calls in a row, the median of five such rows. Program MiB are arguments, results
 and temporaries as XLA plans them, without what kernels ask for on the way; peak MiB what the device has held at most
