@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,6 +136,28 @@ def compiled(name: str, dtype, platform: str) -> bool:
         As `status` does.
     """
     return str(dtype) in HANDLERS[name] and name in status(platform).handlers
+
+
+def plain(name: str) -> Callable[[int], None] | None:
+    """The plain C function `name` of the CPU's library, which takes the address of its arguments; None without it.
+
+    Raises
+    ------
+    RanvierError
+        As `status` does, and where a library without the function is found and RANVIER_REQUIRE_NATIVE is 1.
+    """
+    library = status("cpu")
+    if not library.found:
+        return None
+    function = getattr(ctypes.CDLL(str(library.path)), name, None)
+    if function is None:
+        if os.environ.get("RANVIER_REQUIRE_NATIVE") == "1":
+            raise RanvierError(
+                f"kernels.plain: {library.path} has no {name}; RANVIER_REQUIRE_NATIVE=1 needs it; install ranvier again"
+            )
+        return None
+    function.argtypes, function.restype = [ctypes.c_void_p], None
+    return function
 
 
 def target(name: str, dtype) -> str:
