@@ -204,25 +204,22 @@ void check_one(const char* type, OpsSizes z, int kind, bool shifted, std::mt1993
       for (int64_t j = 0; j < z.c; ++j)
         matrix_turned[(set * z.c + j) * z.n + i + shift] = matrix_stored[(set * z.n + i) * z.c + j + shift];
   Device<M> d_turned(matrix_turned);
-  {
-    Device<A> result(out.size());
+  for (const Way way : {Way::few, Way::whole, Way::walk}) {
+    const std::string how = std::string(way == Way::few ? "few" : way == Way::whole ? "whole" : "walk") + " " + name;
+    Device<A> result(out.size()), result_dots(products.size());
     const GatherCall<A, M> c{z, d_values.at, d_ids.at, d_count.at, d_turned.at + shift, result.at};
-    Device<char> scratch(ops_gather_turned_scratch(c));
-    const std::string what = std::string("gather turned ") + name;
-    compare(what, twice(what, result, [&] { return ops_gather_turned(c, scratch.at, nullptr); }), out, out_size);
-  }
-  {
-    Device<A> result(products.size());
-    const DotsCall<A, M> c{z, d_ids.at, d_count.at, d_turned.at + shift, d_g.at + shift, result.at};
-    Device<char> scratch(ops_dots_turned_scratch(c));
-    const std::string what = std::string("dots turned ") + name;
-    compare(what, twice(what, result, [&] { return ops_dots_turned(c, scratch.at, nullptr); }), products,
-            products_size);
+    const DotsCall<A, M> c_dots{z, d_ids.at, d_count.at, d_turned.at + shift, d_g.at + shift, result_dots.at};
+    Device<char> scratch(scratch_of(c, way)), scratch_dots(scratch_of(c_dots, way));
+    compare("gather " + how, twice("gather " + how, result, [&] { return gather_turned(c, way, scratch.at, nullptr); }),
+            out, out_size);
+    compare("dots " + how,
+            twice("dots " + how, result_dots, [&] { return dots_turned(c_dots, way, scratch_dots.at, nullptr); }),
+            products, products_size);
   }
   if constexpr (sizeof(M) == sizeof(A)) {
     Device<A> result(rows.size());
     const ScatterCall<A> c{z, d_values.at, d_ids.at, d_count.at, d_g.at + shift, result.at};
-    Device<char> scratch(ops_scatter_scratch(c));
+    Device<char> scratch(scratch_of(c, true));
     const std::string what = std::string("scatter ") + name;
     compare(what, twice(what, result, [&] { return ops_scatter(c, false, scratch.at, nullptr); }), rows, rows_size);
     std::vector<double> turned(rows.size()), turned_size(rows.size());
@@ -232,9 +229,11 @@ void check_one(const char* type, OpsSizes z, int kind, bool shifted, std::mt1993
           const int64_t to = (set * z.c + j) * z.n + i, from = (set * z.n + i) * z.c + j;
           turned[to] = rows[from], turned_size[to] = rows_size[from];
         }
-    const std::string turned_what = std::string("scatter turned ") + name;
-    compare(turned_what, twice(turned_what, result, [&] { return ops_scatter(c, true, scratch.at, nullptr); }), turned,
-            turned_size);
+    for (const bool whole : {false, true}) {
+      const std::string how = std::string("scatter turned ") + (whole ? "whole " : "") + name;
+      compare(how, twice(how, result, [&] { return scatter_of(c, true, whole, scratch.at, nullptr); }), turned,
+              turned_size);
+    }
   }
 }
 
@@ -422,7 +421,7 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   const ScatterCall<float> scatter{z, values.at, ids.at, spikes.n_spikes, d_g.at, rows.at};
   const DotsCall<float, float> dots{z, ids.at, d_listed.at, d_matrix.at, d_g.at, products.at};
   const DotsCall<float, Bf16> dots_half{z, ids.at, d_listed.at, d_half.at, d_g.at, products.at};
-  Device<char> scratch(ops_scatter_scratch(scatter));
+  Device<char> scratch(scratch_of(scatter, true));
   std::printf("%d x %d, batch %d, activity %g %%: %.1f spikes, %.1f listed a list, %d slots, %g dropped\n", int(n),
               int(c), int(batch), 100 * activity, n_spikes / double(batch), n_listed / double(batch), int(slots), lost);
   const double row = 4. * double(c), result = row * double(batch);
@@ -451,39 +450,29 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
         }),
         0, 8 * n_spikes);
   }
-  {
-    const GatherCall<float, float> other{z, values.at, ids.at, spikes.n_spikes, d_matrix.at, out.at};
-    const DotsCall<float, float> other_dots{z, ids.at, d_listed.at, d_matrix.at, d_g.at, products.at};
-    Device<char> for_gather(ops_gather_turned_scratch(other)), for_dots(ops_dots_turned_scratch(other_dots));
-    say("gather turned", time_of([&] { return ops_gather_turned(other, for_gather.at, nullptr); }), 0,
-        row * double(n) + result);
-    say("scatter turned", time_of([&] { return ops_scatter(scatter, true, scratch.at, nullptr); }), 0,
-        read + row * double(n));
-    say("dots turned", time_of([&] { return ops_dots_turned(other_dots, for_dots.at, nullptr); }), 0,
-        row * double(n) + result);
-    Tiled<float> tiled;
-    float* parts = nullptr;
-    arrange<float>(z, nullptr, ids.at, d_listed.at, for_dots.at, tiled, parts);
-    say("turned: sort for dots", time_of([&] { return launch_sort(tiled, nullptr); }), 0, 8 * n_listed);
-    const Turned<float, float> for_walk{d_matrix.at, d_g.at, parts, int32_t(c)};
-    say("turned: walk 8 for dots",
-        time_of([&] { return launch_tiles<float, float, 8, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
-    say("turned: walk 4 for dots",
-        time_of([&] { return launch_tiles<float, float, 4, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
-    say("turned: walk 1 for dots",
-        time_of([&] { return launch_tiles<float, float, 1, true>(tiled, for_walk, nullptr); }), 0, row * double(n));
-    arrange<float>(z, values.at, ids.at, spikes.n_spikes, for_gather.at, tiled, parts);
-    say("turned: sort for gather", time_of([&] { return launch_sort(tiled, nullptr); }), 0, 8 * n_spikes);
-    const Turned<float, float> to_walk{d_matrix.at, nullptr, out.at, int32_t(c)};
-    say("turned: walk 8", time_of([&] { return launch_tiles<float, float, 8, false>(tiled, to_walk, nullptr); }), 0,
-        row * double(n));
-    say("turned: walk 4", time_of([&] { return launch_tiles<float, float, 4, false>(tiled, to_walk, nullptr); }), 0,
-        row * double(n));
-    say("turned: walk 2", time_of([&] { return launch_tiles<float, float, 2, false>(tiled, to_walk, nullptr); }), 0,
-        row * double(n));
-    say("turned: walk 1", time_of([&] { return launch_tiles<float, float, 1, false>(tiled, to_walk, nullptr); }), 0,
-        row * double(n));
+  const auto say_turned = [&](const char* name, const Time& t, double bytes, double direct) {
+    char line[128];
+    std::snprintf(line, sizeof line, "%s (%.2f of direct)", name, t.each / direct);
+    say(line, t, 0, bytes);
+  };
+  const double all = row * double(n);
+  for (const Way way : {Way::few, Way::whole, Way::walk}) {
+    if (way == Way::few && n_spikes * double(c) > 1e8) continue;
+    const char* how[] = {"few", "whole", "walk"};
+    const std::string word = how[int(way)] + std::string(way == way_of<float>(z) ? "*" : "");
+    Device<char> for_gather(scratch_of(gather, way)), for_dots(scratch_of(dots, way));
+    say_turned(("gather turned " + word).c_str(),
+               time_of([&] { return gather_turned(gather, way, for_gather.at, nullptr); }), all + result,
+               times[0].each);
+    say_turned(("dots turned " + word).c_str(), time_of([&] { return dots_turned(dots, way, for_dots.at, nullptr); }),
+               all + result, times[2].each);
   }
+  for (const bool whole : {false, true})
+    say_turned(
+        (std::string("scatter turned") + (whole ? " whole" : "") + (whole == small<float>(z) ? "*" : "")).c_str(),
+        time_of([&] { return scatter_of(scatter, true, whole, scratch.at, nullptr); }), read + all, times[1].each);
+  say("turn the matrix round", time_of([&] { return launch_turn(d_matrix.at, rows.at, 1, c, n, nullptr); }), 0,
+      2 * all);
   say("scatter: invert", time_of([&] { return launch_invert(inverted, nullptr); }), 0, 8 * n_spikes);
   say("scatter: rows", time_of([&] { return rows_of<float, 512, false>(inverted, sums_of(scatter), nullptr); }), 0,
       read + row * double(n));

@@ -5,7 +5,6 @@
 // round, and goes through what its lists name there. For that the entries of each list are sorted by tile first, in
 // their order within a tile. Where lists name few numbers of the matrix, they are read one by one.
 #pragma once
-#include "behind_cuda.h"
 #include "ops_dots_cuda.h"
 #include "ops_invert_cuda.h"
 
@@ -41,7 +40,6 @@ static __global__ void __launch_bounds__(kSortWarps* kWarp) sort_by_tile(Tiled<A
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t list = int64_t(blockIdx.x) * kSortWarps + warp;
   int32_t* mine = cursors[warp];
-  let_next_come();
   if (list >= w.lists) return;  // nobody waits for a warp
   for (int64_t set = blockIdx.y; set < w.sets; set += gridDim.y) {
     const int64_t first = (set * w.lists + list) * w.slots;
@@ -105,7 +103,6 @@ static __global__ void __launch_bounds__(kTurnThreads) walk_tiles(Tiled<A> w, Tu
   const int32_t column = int32_t(blockIdx.x) * kColumns, slots = int32_t(w.slots);
   const int64_t list0 = (int64_t(blockIdx.y) * kTurnWarps + warp) * kPer;
   const int64_t mine = list0 + lane / kSpan;  // list whose entries this lane fetches
-  wait_for_last();
   for (int64_t set = blockIdx.z; set < w.sets; set += gridDim.z) {
     const M* matrix = z.matrix + (set * z.c + column) * w.n;
     const int32_t* starts = w.starts + set * (w.tiles + 1) * w.lists + mine;
@@ -215,7 +212,6 @@ template <class A>
 static __global__ void __launch_bounds__(kPartThreads) add_parts(Tiled<A> w, const A* parts, A* out, int32_t n_parts) {
   const int64_t first = int64_t(blockIdx.x) * w.slots, step = w.sets * w.lists * w.slots;
   const int64_t set = blockIdx.x / w.lists, list = blockIdx.x % w.lists;
-  wait_for_last();
   const int32_t used = w.starts[(set * (w.tiles + 1) + w.tiles) * w.lists + list];
   for (int32_t s = threadIdx.x; s < w.slots; s += kPartThreads) out[first + s] = A(0);
   __syncthreads();
@@ -224,6 +220,28 @@ static __global__ void __launch_bounds__(kPartThreads) add_parts(Tiled<A> w, con
 #pragma unroll 8
     for (int32_t part = 0; part < n_parts; ++part) sum += __ldg(parts + part * step + first + k);
     out[first + w.places[first + k]] = sum;
+  }
+}
+
+constexpr int kSquare = 32, kSquareRows = 8;
+
+// to[set, j, i] = from[set, i, j] for i < rows, j < columns.
+template <class T>
+static __global__ void __launch_bounds__(kSquare* kSquareRows)
+    turn_round(const T* from, T* to, int64_t sets, int64_t rows, int64_t columns) {
+  __shared__ T square[kSquare][kSquare + 1];
+  const int x = threadIdx.x % kSquare, y = threadIdx.x / kSquare;
+  const int64_t i0 = int64_t(blockIdx.y) * kSquare, j0 = int64_t(blockIdx.x) * kSquare;
+  for (int64_t set = blockIdx.z; set < sets; set += gridDim.z) {
+    const int64_t first = set * rows * columns;
+    RANVIER_UNROLL
+    for (int k = y; k < kSquare; k += kSquareRows)
+      if (i0 + k < rows && j0 + x < columns) square[k][x] = from[first + (i0 + k) * columns + j0 + x];
+    __syncthreads();
+    RANVIER_UNROLL
+    for (int k = y; k < kSquare; k += kSquareRows)
+      if (j0 + k < columns && i0 + x < rows) to[first + (j0 + k) * rows + i0 + x] = square[x][k];
+    __syncthreads();
   }
 }
 

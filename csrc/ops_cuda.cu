@@ -4,6 +4,7 @@
 //
 // No sum depends on which thread comes first: the same call gives the same bits.
 #include <algorithm>
+#include <type_traits>
 
 #include "ops_columns_cuda.h"
 #include "ops_cuda.h"
@@ -80,7 +81,8 @@ cudaError_t launch_rows(const Inverted<A>& lists, Sums<A, A> z, const Deal& d, c
     return cudaErrorInvalidConfiguration;
   const dim3 grid(static_cast<unsigned>(ceiling(z.lists, z.block)), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(std::min(z.sets, kMostY)));
-  return launch_behind<add_rows<A, kWhole, kLanes, kAhead, kThreads, kTurned>>(grid, kThreads, stream, lists, z);
+  add_rows<A, kWhole, kLanes, kAhead, kThreads, kTurned><<<grid, kThreads, 0, stream>>>(lists, z);
+  return cudaGetLastError();
 }
 
 template <class A, int kThreads, bool kTurned>
@@ -137,7 +139,8 @@ cudaError_t launch_marks(const Inverted<A>& w, cudaStream_t stream) {
 template <class A>
 cudaError_t launch_collect(const Inverted<A>& w, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(ceiling(w.n, kWarp)), static_cast<unsigned>(std::min(w.sets, kMostY)));
-  return launch_behind<collect_marks<A>>(grid, std::min(w.chunks, kWarp) * kWarp, stream, w);
+  collect_marks<A><<<grid, std::min(w.chunks, kWarp) * kWarp, 0, stream>>>(w);
+  return cudaGetLastError();
 }
 
 template <class A>
@@ -207,11 +210,6 @@ size_t arrange(const OpsSizes& z, const A* values, const int32_t* ids, const int
   return layout.used;
 }
 
-// Whether it pays to read numbers one by one: each costs as much as 8 of them in a row.
-bool few(const OpsSizes& z) {
-  return z.n > int64_t(kTileRows) * kMostTiles || (z.p == 1 ? z.q : 1) * z.r * z.s <= z.n / 4;
-}
-
 template <class A>
 cudaError_t launch_sort(const Tiled<A>& w, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(ceiling(w.lists, kSortWarps)), static_cast<unsigned>(std::min(w.sets, kMostY)));
@@ -225,82 +223,96 @@ cudaError_t launch_tiles(const Tiled<A>& w, const Turned<A, M>& z, cudaStream_t 
   if (groups > kMostY) return cudaErrorInvalidConfiguration;
   const dim3 grid(static_cast<unsigned>(ceiling(z.c, kOfBlock<A>)), static_cast<unsigned>(groups),
                   static_cast<unsigned>(std::min(w.sets, kMostY)));
-  return launch_behind<walk_tiles<A, M, kPer, kDots>>(grid, kTurnThreads, stream, w, z);
+  walk_tiles<A, M, kPer, kDots><<<grid, kTurnThreads, 0, stream>>>(w, z);
+  return cudaGetLastError();
 }
 
-// As many lists a warp as leave a block for nearly every multiprocessor: each group of them reads the matrix.
+// A warp has as many lists as leave a block for nearly every multiprocessor, since each group of them reads the matrix;
+// more than there are would leave warps without work.
 template <class A, class M, bool kDots>
 cudaError_t walk(const Tiled<A>& w, const Turned<A, M>& z, cudaStream_t stream) {
   const int64_t columns = w.sets * ceiling(z.c, kOfBlock<A>);
-  const auto enough = [&](int64_t per) { return columns * ceiling(w.lists, per * kTurnWarps) >= 120; };
-  if (enough(8) || ceiling(w.lists, 4 * kTurnWarps) > kMostY) return launch_tiles<A, M, 8, kDots>(w, z, stream);
-  if (enough(4)) return launch_tiles<A, M, 4, kDots>(w, z, stream);
-  return enough(2) ? launch_tiles<A, M, 2, kDots>(w, z, stream) : launch_tiles<A, M, 1, kDots>(w, z, stream);
+  const auto fits = [&](int64_t per) {
+    return columns * ceiling(w.lists, per * kTurnWarps) >= 120 && w.lists * 2 > per * kTurnWarps;
+  };
+  if constexpr (!kDots)  // of dots a lane has too many numbers then
+    if (fits(8)) return launch_tiles<A, M, 8, kDots>(w, z, stream);
+  if (fits(4) || ceiling(w.lists, kTurnWarps) > kMostY) return launch_tiles<A, M, 4, kDots>(w, z, stream);
+  return fits(2) ? launch_tiles<A, M, 2, kDots>(w, z, stream) : launch_tiles<A, M, 1, kDots>(w, z, stream);
 }
 
-}  // namespace
+// How a matrix (C, N) is read: numbers one by one, which pays where few are named; as a whole, turned round in scratch;
+// or tile by tile.
+enum class Way { few, whole, walk };
 
-template <class A>
-size_t ops_scatter_scratch(const ScatterCall<A>& call) {
-  Inverted<A> w;
-  return arrange(call, nullptr, w);
+constexpr int64_t kSmallMatrix = int64_t(16) << 20;  // bytes that stay in L2 while they are turned round
+constexpr int64_t kManyLists = 1024;                 // beside which turning any matrix round is little work
+
+template <class M>
+bool small(const OpsSizes& z) {
+  return z.p * z.n * z.c * int64_t(sizeof(M)) <= kSmallMatrix;
 }
 
-template <class A, class M>
-cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream) {
-  const OpsSizes& z = call.size;
-  if (z.q * z.r * z.c == 0) return cudaSuccess;
-  return sums(lists_of(call), sums_of(call), stream);
+template <class M>
+Way way_of(const OpsSizes& z) {
+  const int64_t lists = z.p == 1 ? z.q * z.r : z.r;
+  if (lists * z.s <= z.n / 4) return Way::few;
+  return small<M>(z) || lists > kManyLists || z.n > int64_t(kTileRows) * kMostTiles ? Way::whole : Way::walk;
 }
 
-template <class A>
-cudaError_t ops_scatter(const ScatterCall<A>& call, bool turned, void* scratch, cudaStream_t stream) {
-  const OpsSizes& z = call.size;
-  const size_t bytes = sizeof(A) * z.p * z.n * z.c;
-  if (bytes == 0) return cudaSuccess;
-  if (z.q * z.r * z.s == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
-  Inverted<A> w;
-  arrange(call, scratch, w);
-  if (const cudaError_t error = launch_invert(w, stream); error != cudaSuccess) return error;
-  return turned ? rows_of<A, kTurnedThreads, true>(w, sums_of(call), stream)
-                : rows_of<A, 512, false>(w, sums_of(call), stream);
-}
-
-template <class A, class M>
-cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream) {
-  const OpsSizes& z = call.size;
-  constexpr int kPer = 16 / sizeof(M);
-  if (z.q * z.r * z.s == 0) return cudaSuccess;
-  const bool narrow = z.c <= 16 * kPer;
-  if (z.c % kPer == 0 && aligned(call.matrix) && aligned(call.g))
-    return narrow ? launch_dots<A, M, true, 8>(call, stream) : launch_dots<A, M, true, 32>(call, stream);
-  return narrow ? launch_dots<A, M, false, 8>(call, stream) : launch_dots<A, M, false, 32>(call, stream);
+// From (sets, rows, columns) to (sets, columns, rows).
+template <class T>
+cudaError_t launch_turn(const T* from, T* to, int64_t sets, int64_t rows, int64_t columns, cudaStream_t stream) {
+  const int64_t down = ceiling(rows, kSquare);
+  if (down > kMostY) return cudaErrorInvalidConfiguration;
+  const dim3 grid(static_cast<unsigned>(ceiling(columns, kSquare)), static_cast<unsigned>(down),
+                  static_cast<unsigned>(std::min(sets, kMostY)));
+  turn_round<T><<<grid, kSquare * kSquareRows, 0, stream>>>(from, to, sets, rows, columns);
+  return cudaGetLastError();
 }
 
 template <class A, class M>
-size_t ops_gather_turned_scratch(const GatherCall<A, M>& call) {
+size_t scratch_of(const GatherCall<A, M>& call, Way way) {
+  const OpsSizes& z = call.size;
   Tiled<A> w;
   A* parts = nullptr;
-  return few(call.size) ? 0 : arrange(call.size, call.values, call.ids, call.count, nullptr, w, parts);
+  if (way == Way::walk) return arrange(z, call.values, call.ids, call.count, nullptr, w, parts);
+  return way == Way::whole ? z.p * z.n * z.c * sizeof(M) : 0;
 }
 
 template <class A, class M>
-size_t ops_dots_turned_scratch(const DotsCall<A, M>& call) {
+size_t scratch_of(const DotsCall<A, M>& call, Way way) {
+  const OpsSizes& z = call.size;
   Tiled<A> w;
   A* parts = nullptr;
-  return few(call.size) ? 0 : arrange<A>(call.size, nullptr, call.ids, call.count, nullptr, w, parts);
+  if (way == Way::walk) return arrange<A>(z, nullptr, call.ids, call.count, nullptr, w, parts);
+  return way == Way::whole ? z.p * z.n * z.c * sizeof(M) : 0;
+}
+
+// `call` with its matrix turned round in `scratch`.
+template <class Call>
+cudaError_t turn_matrix(Call& call, void* scratch, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  const auto* const from = call.matrix;
+  auto* const to = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(from)>>*>(scratch);
+  call.matrix = to;
+  return launch_turn(from, to, z.p, z.c, z.n, stream);
 }
 
 template <class A, class M>
-cudaError_t ops_gather_turned(const GatherCall<A, M>& call, void* scratch, cudaStream_t stream) {
+cudaError_t gather_turned(GatherCall<A, M> call, Way way, void* scratch, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   const size_t bytes = sizeof(A) * z.q * z.r * z.c;
   if (bytes == 0) return cudaSuccess;
   if (z.s * z.n == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
-  if (few(z)) {
+  if (way == Way::few) {
     const dim3 grid(static_cast<unsigned>(z.q * z.r), static_cast<unsigned>(std::min(ceiling(z.c, kFewWarps), kMostY)));
     gather_few<A, M><<<grid, kFewWarps * kWarp, 0, stream>>>(call);
     return cudaGetLastError();
+  }
+  if (way == Way::whole) {
+    const cudaError_t error = turn_matrix(call, scratch, stream);
+    return error == cudaSuccess ? sums(lists_of(call), sums_of(call), stream) : error;
   }
   Tiled<A> w;
   A* parts = nullptr;
@@ -310,15 +322,29 @@ cudaError_t ops_gather_turned(const GatherCall<A, M>& call, void* scratch, cudaS
 }
 
 template <class A, class M>
-cudaError_t ops_dots_turned(const DotsCall<A, M>& call, void* scratch, cudaStream_t stream) {
+cudaError_t dots_of(const DotsCall<A, M>& call, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  constexpr int kPer = 16 / sizeof(M);
+  const bool narrow = z.c <= 16 * kPer;
+  if (z.c % kPer == 0 && aligned(call.matrix) && aligned(call.g))
+    return narrow ? launch_dots<A, M, true, 8>(call, stream) : launch_dots<A, M, true, 32>(call, stream);
+  return narrow ? launch_dots<A, M, false, 8>(call, stream) : launch_dots<A, M, false, 32>(call, stream);
+}
+
+template <class A, class M>
+cudaError_t dots_turned(DotsCall<A, M> call, Way way, void* scratch, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   const size_t bytes = sizeof(A) * z.q * z.r * z.s;
   if (bytes == 0) return cudaSuccess;
   if (z.c * z.n == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
-  if (few(z)) {
+  if (way == Way::few) {
     const dim3 grid(static_cast<unsigned>(z.q * z.r), static_cast<unsigned>(std::min(ceiling(z.s, kWarp), kMostY)));
     dots_few<A, M><<<grid, kFewWarps * kWarp, 0, stream>>>(call);
     return cudaGetLastError();
+  }
+  if (way == Way::whole) {
+    const cudaError_t error = turn_matrix(call, scratch, stream);
+    return error == cudaSuccess ? dots_of(call, stream) : error;
   }
   Tiled<A> w;
   A* parts = nullptr;
@@ -326,8 +352,77 @@ cudaError_t ops_dots_turned(const DotsCall<A, M>& call, void* scratch, cudaStrea
   if (const cudaError_t error = launch_sort(w, stream); error != cudaSuccess) return error;
   const auto error = walk<A, M, true>(w, {call.matrix, call.g, parts, static_cast<int32_t>(z.c)}, stream);
   if (error != cudaSuccess) return error;
-  return launch_behind<add_parts<A>>(dim3(static_cast<unsigned>(w.sets * w.lists)), kPartThreads, stream, w, parts,
-                                     call.out, static_cast<int32_t>(ceiling(z.c, kOfBlock<A>)));
+  add_parts<A><<<static_cast<unsigned>(w.sets * w.lists), kPartThreads, 0, stream>>>(
+      w, parts, call.out, static_cast<int32_t>(ceiling(z.c, kOfBlock<A>)));
+  return cudaGetLastError();
+}
+
+// `whole`: a result (C, N) is turned round once it is all there.
+template <class A>
+size_t scratch_of(const ScatterCall<A>& call, bool whole) {
+  Inverted<A> w;
+  const OpsSizes& z = call.size;
+  return arrange(call, nullptr, w) + (whole ? z.p * z.n * z.c * sizeof(A) : 0);
+}
+
+template <class A>
+cudaError_t scatter_of(ScatterCall<A> call, bool turned, bool whole, void* scratch, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  const size_t bytes = sizeof(A) * z.p * z.n * z.c;
+  if (bytes == 0) return cudaSuccess;
+  if (z.q * z.r * z.s == 0) return cudaMemsetAsync(call.out, 0, bytes, stream);
+  Inverted<A> w;
+  const size_t used = arrange(call, scratch, w);
+  if (const cudaError_t error = launch_invert(w, stream); error != cudaSuccess) return error;
+  if (turned && !whole) return rows_of<A, kTurnedThreads, true>(w, sums_of(call), stream);
+  A* const out = call.out;
+  if (whole) call.out = reinterpret_cast<A*>(static_cast<char*>(scratch) + used);
+  const cudaError_t error = rows_of<A, 512, false>(w, sums_of(call), stream);
+  return error == cudaSuccess && whole ? launch_turn(call.out, out, z.p, z.n, z.c, stream) : error;
+}
+
+}  // namespace
+
+template <class A>
+size_t ops_scatter_scratch(const ScatterCall<A>& call, bool turned) {
+  return scratch_of(call, turned && small<A>(call.size));
+}
+
+template <class A, class M>
+cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  return z.q * z.r * z.c == 0 ? cudaSuccess : sums(lists_of(call), sums_of(call), stream);
+}
+
+template <class A>
+cudaError_t ops_scatter(const ScatterCall<A>& call, bool turned, void* scratch, cudaStream_t stream) {
+  return scatter_of(call, turned, turned && small<A>(call.size), scratch, stream);
+}
+
+template <class A, class M>
+cudaError_t ops_dots(const DotsCall<A, M>& call, cudaStream_t stream) {
+  const OpsSizes& z = call.size;
+  return z.q * z.r * z.s == 0 ? cudaSuccess : dots_of(call, stream);
+}
+
+template <class A, class M>
+size_t ops_gather_turned_scratch(const GatherCall<A, M>& call) {
+  return scratch_of(call, way_of<M>(call.size));
+}
+
+template <class A, class M>
+size_t ops_dots_turned_scratch(const DotsCall<A, M>& call) {
+  return scratch_of(call, way_of<M>(call.size));
+}
+
+template <class A, class M>
+cudaError_t ops_gather_turned(const GatherCall<A, M>& call, void* scratch, cudaStream_t stream) {
+  return gather_turned(call, way_of<M>(call.size), scratch, stream);
+}
+
+template <class A, class M>
+cudaError_t ops_dots_turned(const DotsCall<A, M>& call, void* scratch, cudaStream_t stream) {
+  return dots_turned(call, way_of<M>(call.size), scratch, stream);
 }
 
 template <class A>
@@ -351,8 +446,8 @@ RANVIER_OPS_MATRIX(double, double)
 RANVIER_OPS_MATRIX(float, Bf16)
 RANVIER_OPS_MATRIX(float, F16)
 #undef RANVIER_OPS_MATRIX
-template size_t ops_scatter_scratch(const ScatterCall<float>&);
-template size_t ops_scatter_scratch(const ScatterCall<double>&);
+template size_t ops_scatter_scratch(const ScatterCall<float>&, bool);
+template size_t ops_scatter_scratch(const ScatterCall<double>&, bool);
 template cudaError_t ops_scatter(const ScatterCall<float>&, bool, void*, cudaStream_t);
 template cudaError_t ops_scatter(const ScatterCall<double>&, bool, void*, cudaStream_t);
 template cudaError_t ops_spikes(const SpikesCall<float>&, cudaStream_t);

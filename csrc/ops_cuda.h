@@ -9,9 +9,9 @@
 
 namespace ranvier {
 
-// Bytes of device memory that `scatter` needs beside its buffers.
+// Bytes of device memory that `scatter` needs beside its buffers; turned: for a result that is (P, C, N).
 template <class A>
-size_t ops_scatter_scratch(const ScatterCall<A>& call);
+size_t ops_scatter_scratch(const ScatterCall<A>& call, bool turned);
 
 // Slots of the lists of a matrix that `scatter` can number.
 constexpr int64_t kOpsMostSlots = (int64_t(1) << 31) - 1;
@@ -19,7 +19,6 @@ constexpr int64_t kOpsMostSlots = (int64_t(1) << 31) - 1;
 // Put the work on `stream`; nothing waits. All pointers of `call` are on the device.
 template <class A, class M>
 cudaError_t ops_gather(const GatherCall<A, M>& call, cudaStream_t stream);
-// turned: the result is (P, C, N).
 template <class A>
 cudaError_t ops_scatter(const ScatterCall<A>& call, bool turned, void* scratch, cudaStream_t stream);
 template <class A, class M>

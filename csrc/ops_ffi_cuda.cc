@@ -60,7 +60,7 @@ ffi::Error scatter_of(bool turned, cudaStream_t stream, ffi::ScratchAllocator& m
     return ffi::Error::InvalidArgument("spike_matmul: got " + std::to_string(slots) +
                                        " slots for one matrix; its derivative on a GPU takes " +
                                        std::to_string(kOpsMostSlots) + "; use a smaller batch or capacity");
-  return with_scratch("scatter", memory, ops_scatter_scratch(c),
+  return with_scratch("scatter", memory, ops_scatter_scratch(c, turned),
                       [&](void* scratch) { return ops_scatter(c, turned, scratch, stream); });
 }
 

@@ -4,7 +4,6 @@
 // entry goes to a place of its own beside. Bits know no order: in the inverted list of a row, lists ascend, whoever
 // marked first. What a list names twice is added up by its warp.
 #pragma once
-#include "behind_cuda.h"
 #include "ops_invert_cuda.h"
 
 namespace ranvier {
@@ -23,7 +22,6 @@ static __global__ void __launch_bounds__(kWord* kWarp) mark_lists(Inverted<A> w)
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int32_t list = int32_t(blockIdx.x) * kWord + warp, slots = int32_t(w.slots);
   const uint32_t low = blockIdx.y * kMarkedRows;
-  let_next_come();
   const uint32_t width = uint32_t(w.n) - low < kMarkedRows ? uint32_t(w.n) - low : kMarkedRows;
   for (int64_t set = blockIdx.z; set < w.sets; set += gridDim.z) {
     int32_t used = list < w.lists ? __ldg(w.count + set * w.lists + list) : 0;
@@ -79,8 +77,6 @@ static __global__ void __launch_bounds__(kWarp* kWarp) collect_marks(Inverted<A>
   __shared__ int32_t base;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int64_t row = int64_t(blockIdx.x) * kWarp + lane;
-  let_next_come();
-  wait_for_last();
   for (int64_t set = blockIdx.y; set < w.sets; set += gridDim.y) {
     const uint32_t* words = w.words + set * w.chunks * w.n + row;
     for (int32_t k = warp; k < w.chunks; k += warps) before[k][lane] = row < w.n ? __popc(words[k * w.n]) : 0;

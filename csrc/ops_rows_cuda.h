@@ -6,7 +6,6 @@
 //
 // A result that is stored the other way round, (C, N), is turned in shared memory.
 #pragma once
-#include "behind_cuda.h"
 #include "ops_invert_cuda.h"
 
 namespace ranvier {
@@ -36,7 +35,6 @@ static __global__ void __launch_bounds__(kThreads, (kWhole && kAhead <= 4 ? 1280
   };
   constexpr Entry<A> kNone{-1, A(0)};
   const A zero[Part::kPer] = {};
-  wait_for_last();
   for (int64_t set = blockIdx.z; set < z.sets; set += gridDim.z) {
     const A* tile = z.x + set * z.named * z.c + column;
     A* out = z.out + set * z.lists * z.c + (kTurned ? column * z.lists : column);
@@ -104,11 +102,13 @@ static __global__ void __launch_bounds__(kThreads, (kWhole && kAhead <= 4 ? 1280
     if (lane == 0) longs[group] = wait;
     const bool any_long = __syncthreads_or(wait != 0);
     if constexpr (kTurned) {
-      for (int k = threadIdx.x; k < kTile * kTurnedRows; k += kThreads) {
-        const int32_t row = k % kTurnedRows, at = k / kTurnedRows;
-        if (first_of_block + row >= stop) continue;
-        if (at < left && !(longs[row / z.each] >> row % z.each & 1))
-          out[at * z.lists + first_of_block + row] = turned[row][at];
+      static_assert(kThreads % kTurnedRows == 0);
+      const int row = threadIdx.x % kTurnedRows;
+      if (first_of_block + row < stop && !(longs[row / z.each] >> row % z.each & 1)) {
+        A* place = out + first_of_block + row;
+#pragma unroll 4
+        for (int k = threadIdx.x / kTurnedRows; k < kTile; k += kThreads / kTurnedRows)
+          if (k < left) place[k * z.lists] = turned[row][k];
       }
     }
     if (any_long)
