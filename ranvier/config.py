@@ -75,9 +75,9 @@ class Config:
     """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1) [1]."""
     gain: float = 20.0
     """Deep network: voltage that a constant current of 1 leads to [1]."""
-    near_threshold: float = 0.9
+    near_threshold: float = 0.7
     """Deep network: neurons between here and the threshold have a gradient, too [1]."""
-    near_schedule: bool = True
+    near_schedule: bool = False
     """Deep network: begin with near_start in place of near_threshold, and go half of the way there at each update."""
     near_start: float = -100.0
     """Deep network: where near_schedule begins [1]."""

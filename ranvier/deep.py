@@ -180,7 +180,10 @@ class DeepNetwork:
         sent: list[list[SpikeVector]] = [[] for _ in self.layers]
         for spikes in _pieces(inputs, config.pieces):
             for k, (layer, capacity) in enumerate(zip(self.layers, self.capacities(config), strict=True)):
-                spikes, states[k] = run_layer(layer, config, spikes, near, capacity, active[k], states[k])
+                # An output that nothing reaches would be silent for ever.
+                outputs = self.integrator is None and k == len(self.layers) - 1
+                lowest = -jnp.inf if outputs else near
+                spikes, states[k] = run_layer(layer, config, spikes, lowest, capacity, active[k], states[k])
                 sent[k].append(spikes)
         lists = [x[0] if len(x) == 1 else SpikeVector.concatenate(x) for x in sent]
         spikes = lists[-1]
@@ -206,7 +209,7 @@ class DeepNetwork:
         )
 
     def capacities(self, config: Config) -> tuple[int, ...]:
-        """Room in the lists of each layer; spiking outputs have room for all."""
+        """Room in the lists of each layer; spiking outputs have room for all, and all of them have a gradient."""
         if self.integrator is not None:
             return capacities(config.max_activity, self.sizes)
         return (*capacities(config.max_activity, self.sizes[:-1]), self.sizes[-1])

@@ -36,7 +36,7 @@ OTHER = {
     "alpha": 0.9,
     "gain": 10.0,
     "near_threshold": 0.5,
-    "near_schedule": False,
+    "near_schedule": True,
     "near_start": -10.0,
     "max_activity": "0.1,0.05",
     "input_capacity": 48,

@@ -186,7 +186,7 @@ def test_votes_decide_and_probabilities_only_ties():
 
 
 def test_near_threshold_goes_half_of_the_way_at_each_update():
-    config = Config.of("deep")
+    config = Config.of("deep", near_threshold=0.9, near_schedule=True)
     found = [float(near_threshold(config, u)) for u in range(5)]
     wanted = [-100.0]
     for _ in range(4):

@@ -26,9 +26,19 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 M, K = 5, 3
 CONFIG = Config.of(
-    "deep", sizes="12,6", epochs=3, batch_size=8, warmup=0, lr=2e-2, max_activity=0.5, mode="sparse", dt=1.0
+    "deep",
+    sizes="12,6",
+    epochs=3,
+    batch_size=8,
+    warmup=0,
+    lr=2e-2,
+    max_activity=0.5,
+    mode="sparse",
+    dt=1.0,
+    near_schedule=True,
 )
-WORDS = "--sizes 12,6 --epochs 3 --batch-size 8 --warmup 0 --lr 2e-2 --max-activity 0.5 --mode sparse --dt 1"
+WORDS = "--sizes 12,6 --epochs 3 --batch-size 8 --warmup 0 --lr 2e-2 --max-activity 0.5 --mode sparse --dt 1 "
+WORDS += "--near-schedule"
 FOLDER = "runs/speech-deep-12-6-s0"
 
 

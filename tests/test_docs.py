@@ -74,6 +74,6 @@ def test_links_lead_somewhere(page):
 
 def test_options_exist():
     known = {field.name.replace("_", "-") for field in fields(Config)} | {"help", "config"}
-    named = set(re.findall(r"--([a-z][a-z-]*)", GUIDE)) - {"no-recurrent", "no-near-schedule"}
+    named = set(re.findall(r"--([a-z][a-z-]*)", GUIDE)) - {"no-recurrent"}
     of_bench = set(inspect.signature(bench).parameters) - {"say"}
     assert {"net", "resume", "dt"} <= named <= known | of_bench
