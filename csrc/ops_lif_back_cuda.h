@@ -11,8 +11,8 @@ namespace ranvier {
 namespace ops {
 
 constexpr int kBackThreads = 128, kBackAhead = 8;
-constexpr int kSortThreads = 256;
-constexpr int64_t kSortWords = 512;  // words of a list that a warp has in shared memory
+constexpr int kSortThreads = 256, kSortAhead = 4;  // entries of a lane that are under way
+constexpr int64_t kSortWords = 512;                // words of a list that a warp has in shared memory
 
 // Steps first ... first + steps - 1, and what the sorting leaves for the walk.
 template <class A>
@@ -37,21 +37,30 @@ static __global__ void __launch_bounds__(kSortThreads) lif_sort(LifBackwardCall<
   const int64_t list = sample_of(z, sample).first + (chunk.first + step) * z.r;
   const int32_t slots = int32_t(z.s), count = used(call.n_listed[list], z.s);
   const int32_t* ids = call.ids + list * z.s;
-  const A* ct = call.ct_excess + list * z.s;
+  const A* cts = call.ct_excess + list * z.s;
   uint32_t base = uint32_t(number * z.s);
   for (int64_t first = 0; first < words; first += window) {
     const int32_t here = int32_t(words - first < window ? words - first : window);
-    // Calls body(entry, word in the window, bit) for entries of neurons of this window.
+    // Calls body(cotangent, word in the window, bit) for entries of neurons of this window.
     const auto entries = [&](auto body) {
-      for (int32_t s = lane; s < count; s += kWarp) {
-        const int32_t id = ids[s];
-        const int64_t word = (id >> 5) - first;
-        if (id >= 0 && id < z.n && word >= 0 && word < here) body(s, word, 1u << (id & 31));
+      for (int32_t s0 = lane; s0 < count; s0 += kSortAhead * kWarp) {
+        int32_t id[kSortAhead];
+        A ct[kSortAhead];
+        RANVIER_UNROLL
+        for (int k = 0; k < kSortAhead; ++k) {
+          const int32_t s = s0 + k * kWarp;
+          id[k] = s < count ? __ldg(ids + s) : -1, ct[k] = s < count ? __ldg(cts + s) : A(0);
+        }
+        RANVIER_UNROLL
+        for (int k = 0; k < kSortAhead; ++k) {
+          const int64_t word = (id[k] >> 5) - first;
+          if (id[k] >= 0 && id[k] < z.n && word >= 0 && word < here) body(ct[k], word, 1u << (id[k] & 31));
+        }
       }
     };
     for (int32_t k = lane; k < here; k += kWarp) listed[k] = 0;
     __syncwarp();
-    entries([&](int32_t, int64_t word, uint32_t bit) { atomicOr(listed + word, bit); });
+    entries([&](A, int64_t word, uint32_t bit) { atomicOr(listed + word, bit); });
     __syncwarp();
     for (int32_t k0 = 0; k0 < here; k0 += kWarp) {
       const int32_t k = k0 + lane;
@@ -62,12 +71,12 @@ static __global__ void __launch_bounds__(kSortThreads) lif_sort(LifBackwardCall<
       base += all;
     }
     __syncwarp();
-    entries([&](int32_t s, int64_t word, uint32_t bit) {
-      chunk.cotangents[before[word] + __popc(listed[word] & (bit - 1))] = ct[s];
+    entries([&](A ct, int64_t word, uint32_t bit) {
+      chunk.cotangents[before[word] + __popc(listed[word] & (bit - 1))] = ct;
     });
     __syncwarp();
   }
-  for (int32_t s = lane; s < slots; s += kWarp) call.d_excess[list * z.s + s] = s < count ? ct[s] : A(0);
+  for (int32_t s = lane; s < slots; s += kWarp) call.d_excess[list * z.s + s] = s < count ? __ldg(cts + s) : A(0);
 }
 
 template <class A>
