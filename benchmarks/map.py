@@ -19,6 +19,7 @@ waits until it is asked for. A call expected above `--limit` ms is left out.
 import argparse
 import importlib.util
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,7 +38,7 @@ BATCH = (1, 8, 32, 128, 256, 1024)
 AXES = {"gather": ("qrn,qnc->qrc", "rows", "matrix"), "scatter": ("qrn,qrc->qnc", "rows", "g")}
 AXES["dots"] = ("qrc,qnc->qrn", "g", "matrix")
 # timed first
-COARSE = (256, 1024, 4096, 1, 32, 0.01, 0.05, 0.2)
+COARSE = (256, 1024, 4096, 1, 32, 1024, 0.01, 0.05, 0.2)
 # all steps of a batch in one product: rows and columns, lists, activity
 TALL = ((700, 1024), (1024, 512), (512, 128), (128, 20)), (24000, 128000), (0.01, 0.05, 0.15)
 # states, columns, batch, activity of the published kernels' own figures
@@ -101,7 +102,7 @@ def run(options):
     about = {**bench.about(), "kernels": kernels.status("cpu" if platform == "cpu" else "cuda").reason}
     print(", ".join(f"{name} {x}" for name, x in about.items()))
     points = [
-        Point(operator, n, n, batch, activity)
+        Point(operator, n, n, batch, activity, 0.02 if activity <= 0.02 else 0.2)
         for n in options.sizes
         for batch in options.batch
         for operator in costs.OPERATORS
@@ -109,9 +110,9 @@ def run(options):
     ]
     # so that what there is no time for are details
     points.sort(key=lambda p: (p.n not in COARSE) + (p.lists not in COARSE) + (p.activity not in COARSE))
+    tall = []
     if options.tall:
         tall = [Point(o, n, c, b, a) for n, c in TALL[0] for b in TALL[1] for o in costs.OPERATORS for a in TALL[2]]
-        points = tall + points
     if options.published:
         points = [Point(o, n, c, b, a) for n, c, b, a in PUBLISHED for o in costs.OPERATORS]
     rows = []
@@ -120,12 +121,16 @@ def run(options):
         print(line, flush=True)
         Path(options.out).write_text(json.dumps({"platform": platform, "about": about, "rows": rows}) + "\n")
 
-    some = [(points, ways)]
+    known = [p for p in points if p.n in COARSE and p.lists in COARSE]
+    # the model needs few points, the map all
+    some = [(tall, ["sparse", *words]), (known, ways), ([p for p in points if p not in known], ways[: 1 + len(plain)])]
+    if options.ways:
+        some = [(points, ways)]
     if importlib.util.find_spec("brainevent") and not options.ways:
         some.append(([p for p in points if p.operator != "dots"], ["brainevent"]))
-    given = {"limit": 1000 * options.limit, "seconds": options.seconds / len(some), "make": program, "made": Both()}
+    end, given = time.monotonic() + options.seconds, {"limit": 1000 * options.limit, "make": program, "made": Both()}
     for points, ways in some:
-        for row in bench.measure(points, ways, save, **given):
+        for row in bench.measure(points, ways, save, seconds=end - time.monotonic(), **given):
             rows.append(row)
     save(f"{len(rows)} timings in {options.out}")
 

@@ -34,18 +34,19 @@ WORDS = {"cpu": ("float32", "bfloat16"), "gpu": ("float32", "split", "tf32", "bf
 @dataclass(frozen=True)
 class Point:
     """A product that is timed: lists that name a fraction `activity` of `n` rows of `columns` columns, as many again
-    being near the threshold."""
+    being near the threshold, with room for an activity of `room` (for its own, unless that is more)."""
 
     operator: str
     n: int
     columns: int
     lists: int
     activity: float
+    room: float = 0.0
 
     @property
     def slots(self) -> int:
         """Room in a list: for twice the activity, and for what chance adds to it."""
-        mean = 2 * self.activity * self.n
+        mean = 2 * max(self.activity, self.room) * self.n
         return max(1, min(self.n, round(mean + 4 * mean**0.5)))
 
     def size(self) -> dict[str, float]:
@@ -153,10 +154,7 @@ class Operands:
 
 
 def repeated(function: Callable, times: int) -> Callable:
-    """`function` of so many sets of operands, in one program and one after the other: all its results.
-
-    A loop would move out of itself what stays the same, such as the parts of a matrix.
-    """
+    """`function` of so many sets of operands, in one program and one after the other: all its results."""
 
     def run(*flat):
         results, each = [], len(flat) // times
@@ -170,34 +168,84 @@ def repeated(function: Callable, times: int) -> Callable:
     return run
 
 
-class Timing:
-    """A product to be timed. On a GPU several calls are one program, which takes longer than asking for it does."""
+def looped(function: Callable, names: list[str], calls: int) -> Callable:
+    """`function` so many times in one program, each time of arrays that the last result seems to have changed.
 
-    def __init__(self, function: Callable, shapes: dict, expected: float, budget: float = 2000.0):
+    The counts, the matrix and `g` do: nothing that is computed of them can be moved out of the loop.
+    """
+    moves = [name in ("n_spikes", "n_listed") or name.startswith(("matrix", "g")) for name in names]
+
+    def run(*given):
+        def body(_, carried):
+            moved, _ = carried
+            moved = iter(moved)
+            out = function(*(next(moved) if move else x for move, x in zip(moves, given, strict=True)))
+            wrong = jnp.isnan(out[(0,) * out.ndim])
+            return [x.at[(0,) * x.ndim].add(wrong.astype(x.dtype)) for x in carried[0]], out
+
+        out = jax.eval_shape(function, *given)
+        moved = [x for move, x in zip(moves, given, strict=True) if move]
+        return jax.lax.fori_loop(0, calls, body, (moved, jnp.zeros(out.shape, out.dtype)))[1]
+
+    return run
+
+
+class Timing:
+    """A product to be timed.
+
+    Asking a GPU for a program takes as long as some products do. So short ones are a loop in one program, from whose
+    time that of a loop over next to nothing is subtracted, and several of middle length are one program.
+    """
+
+    def __init__(self, function: Callable, shapes: dict, inside: int):
         self.names = list(inspect.signature(function).parameters)
         self._function, self._shapes = function, [shapes[name] for name in self.names]
-        self._inside = 1 if jax.default_backend() == "cpu" else max(1, min(12, round(400 / expected)))
-        self._outside = max(1, min(30, round(budget / (self._inside * expected))))
+        self.loop, self._inside = inside > 4, inside
 
     def compile(self) -> "Timing":
-        program = jax.jit(repeated(self._function, self._inside)).lower(*self._shapes * self._inside)
+        if self.loop:
+            function, sets = looped(self._function, self.names, self._inside), 1
+        else:
+            function, sets = repeated(self._function, self._inside), self._inside
+        program = jax.jit(function).lower(*self._shapes * sets)
         # products by cuBLAS alone: the search for the best of Triton's takes seconds a product
         options: Any = {"xla_gpu_enable_triton_gemm": False}
         self._call = program.compile(None if jax.default_backend() == "cpu" else options)
         return self
 
-    def microseconds(self, arrays: list, repeats: int = 5) -> float:
+    def microseconds(self, arrays: list, expected: float, repeats: int = 5) -> float:
         """Time of a call: the least of some programs that call it several times each, as other work only adds."""
-        flat = arrays * self._inside
+        outside = max(1, min(30, round(2000 / (self._inside * expected))))
+        flat = arrays if self.loop else arrays * self._inside
         jax.block_until_ready(self._call(*flat))
         times = []
         for _ in range(repeats):
             started = time.perf_counter()
-            for _ in range(self._outside):
+            for _ in range(outside):
                 out = self._call(*flat)
             jax.block_until_ready(out)
-            times.append((time.perf_counter() - started) * 1e6 / (self._inside * self._outside))
+            times.append((time.perf_counter() - started) * 1e6 / (self._inside * outside))
         return min(times)
+
+
+def loop_microseconds() -> float:
+    """Time of a turn of `looped` that computes next to nothing."""
+    made, point = Operands(), Point("gather", 256, 256, 32, 0.05)
+
+    def nothing(n_spikes, matrix):
+        return matrix[:, :1, :1] + n_spikes[:, :1, None]
+
+    if jax.default_backend() == "cpu":
+        return 0.0
+    timing = Timing(nothing, made.shapes(point), _inside(10.0)).compile()
+    return timing.microseconds(made.arrays(point, timing.names), 10.0)
+
+
+def _inside(expected):
+    """How many calls of so many us are one program."""
+    if jax.default_backend() == "cpu":
+        return 1
+    return 100 if expected < 30 else 40 if expected < 100 else 4 if expected < 1000 else 1
 
 
 def measure(
@@ -217,7 +265,8 @@ def measure(
     """
     cpu = jax.default_backend() == "cpu"
     table, made, started = costs.table("cpu" if cpu else "cuda"), made or Operands(), time.monotonic()
-    kept, done, left_out, said = {}, 0, 0, started
+    programs, kept, done, left_out, said = {}, {}, 0, 0, started
+    empty = loop_microseconds()
     # A GPU waits while programs are compiled, so many are at once, and before any is timed, which that would disturb.
     with ThreadPoolExecutor(1 if cpu else os.cpu_count()) as pool:
         for some in _batched(points, 1 if cpu else 84):
@@ -231,17 +280,19 @@ def measure(
                 if expected > limit or time.monotonic() > started + seconds:
                     left_out += 1
                     continue
-                timing = None
-                if about not in kept:
-                    timing = Timing(make(point.operator, way, point.n), made.shapes(point), max(expected, 2.0))
-                    timing = pool.submit(timing.compile)
-                    kept[about] = math.nan
-                work.append((point, way, about, timing))
-            wait([timing for *_, timing in work if timing])
-            for point, way, about, timing in work:
-                if timing:
-                    ready = timing.result()
-                    kept[about] = ready.microseconds(made.arrays(point, ready.names))
+                expected = max(expected, 2.0)
+                program = (*about[:5], point.slots, _inside(expected))
+                if about not in kept and program not in programs:
+                    timing = Timing(make(point.operator, way, point.n), made.shapes(point), _inside(expected))
+                    programs[program] = pool.submit(timing.compile)
+                kept.setdefault(about, None)
+                work.append((point, way, about, program, expected))
+            wait([programs[program] for *_, program, _ in work if program in programs])
+            for point, way, about, program, expected in work:
+                if kept[about] is None:
+                    timing = programs[program].result()
+                    us = timing.microseconds(made.arrays(point, timing.names), expected)
+                    kept[about] = max(us - empty, 0.5) if timing.loop else us
                 done += 1
                 yield {**asdict(point), "way": way, "us": kept[about]}
             if time.monotonic() > said + 5:
@@ -273,7 +324,7 @@ def fit(rows: list[dict]) -> dict:
 
 
 def _point(row):
-    return Point(*(row[name] for name in ("operator", "n", "columns", "lists", "activity")))
+    return Point(*(row.get(name, 0.0) for name in ("operator", "n", "columns", "lists", "activity", "room")))
 
 
 def _not_negative(x):
