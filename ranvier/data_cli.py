@@ -79,7 +79,7 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
     def convert(
         source: text,
         out: text,
-        n_channels: int = 700,
+        n_channels: int | None = None,
         sensor: str | None = None,
         encoder: Literal["cochlea", "mel"] = "cochlea",
         seed: int = 0,
@@ -94,7 +94,7 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
         Args:
             source: What to read.
             out: File to write.
-            n_channels: Channels of an HDF5 file; of sounds those to make.
+            n_channels: Channels of an HDF5 file, or those to make of sounds; None: 700, with mel 128.
             sensor: Height and width of a camera, such as 34,34; None: by the format.
             encoder: How sounds become events: a model of the cochlea, or mel filters with level crossing.
             seed: Of the encoder.
@@ -261,14 +261,14 @@ def _check_name(name: str) -> int:
 
 
 def _convert(
-    source: str, out: str, n_channels: int, sensor: str | None, encoder: str, seed: int, jobs: int | None
+    source: str, out: str, n_channels: int | None, sensor: str | None, encoder: str, seed: int, jobs: int | None
 ) -> int:
     from ranvier.data.convert import convert, source_of
 
     path, target = Path(source).expanduser(), Path(out).expanduser()
     if _is_sound(path):
         return _convert_sound(path, target, n_channels, encoder, seed, jobs)
-    found = source_of(path, n_channels=n_channels, sensor=_sensor(sensor))
+    found = source_of(path, n_channels=n_channels or 700, sensor=_sensor(sensor))
     with _Progress() as progress:
         notes = convert(found, target, jobs=jobs, progress=lambda done, n: progress(f"reading {path.name}", done, n))
     for line in notes:
@@ -277,7 +277,7 @@ def _convert(
     return 0
 
 
-def _convert_sound(path: Path, target: Path, n_channels: int, encoder: str, seed: int, jobs: int | None) -> int:
+def _convert_sound(path: Path, target: Path, n_channels: int | None, encoder: str, seed: int, jobs: int | None) -> int:
     from ranvier.data.convert import HDF5_ENDINGS, convert, source_of
     from ranvier.data.sound import encode_folder
     from ranvier.data.store import ENDING
@@ -287,23 +287,24 @@ def _convert_sound(path: Path, target: Path, n_channels: int, encoder: str, seed
             f"data convert: got {target.name}; needs a name in {ENDING}, {', '.join(HDF5_ENDINGS)}; correct it"
         )
     packs = target.name.endswith(ENDING)
-    written = target.with_name(f".{target.name}.encoded.h5") if packs else target
+    written = target.with_name(f"{target.name.removesuffix(ENDING)}.encoded.h5") if packs else target
+    # A mel filter has a channel for rising and one for falling sound.
+    asked = {"channels": n_channels} if encoder == "cochlea" else {"bands": (n_channels or 0) // 2}
+    options: dict[str, Any] = {} if n_channels is None else asked
     with _Progress() as progress:
-        encoded = encode_folder(
-            path,
-            written,
-            encoder=encoder,
-            channels=n_channels,
-            seed=seed,
-            jobs=jobs,
-            progress=lambda done, total: progress(f"encoding {path.name}", done, total),
-        )
-        if packs:
-            convert(source_of(written, n_channels=n_channels, name=path.name), target, jobs=jobs)
-            written.unlink()
+
+        def say(done: int, total: int, name: str) -> None:
+            progress(f"encoding {path.name}", done, total)
+
+        encoded = encode_folder(path, written, encoder=encoder, seed=seed, jobs=jobs, progress=say, **options)
     for line in encoded.errors:
         _say(line)
-    print(target)
+    for made in encoded.paths.values():
+        out = made.with_name(made.name.replace(".encoded", "").removesuffix(".h5") + ENDING) if packs else made
+        if packs:
+            convert(source_of(made, n_channels=encoded.n_channels, name=path.stem), out, jobs=jobs)
+            made.unlink()
+        print(out)
     return 0
 
 

@@ -3,6 +3,7 @@
 import gzip
 import re
 import tarfile
+import wave
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -344,6 +345,28 @@ def test_check_and_convert(folder, tmp_path, capsys):
     code, out, err = run(capsys, "check", "shd")
     assert code == 0 and "shd_train.h5.gz" in out and "in place of 8156" in err
     assert run(capsys, "check", "yinyang")[::2] == (0, "")
+
+
+@pytest.mark.parametrize("out", ["s.h5", "s.events"])
+def test_convert_sounds(tmp_path, capsys, out):
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for i in range(2):
+            with wave.open(str(tmp_path / "sounds" / label / f"{i}.wav"), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(8000)
+                file.writeframes(rng.normal(0, 3000, 400).astype("<i2").tobytes())
+    (tmp_path / "sounds" / "b" / "broken.wav").write_bytes(b"RIFF and no more")
+    words = ("--encoder", "mel", "--n-channels", "32")
+    code, printed, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / out, *words)
+    assert code == 0 and printed == f"{tmp_path / out}\n" and "broken.wav" in err
+    code, printed, _ = run(capsys, "check", tmp_path / out, "--n-channels", "32")
+    assert re.search(r"^all +4 ", printed, re.MULTILINE) and "a, b" in printed
+    assert not list(tmp_path.glob("[!.]*encoded*"))
+    code, _, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / "s.txt")
+    assert code == 2 and "needs a name in .events, .h5" in err
 
 
 @pytest.mark.parametrize("name", ["recordings", "delays"])

@@ -138,7 +138,7 @@ def recordings(files: Sequence[Path], name: str, sensor: tuple[int, int] | None 
     -------
     Source
     """
-    shape = (2, *(sensor or gesture.SENSOR[1:]))
+    shape = gesture.SENSOR if sensor is None else (2, sensor[0], sensor[1])
     facts = []
     for file in files:
         for path in (file, gesture.table_of(file)):
@@ -280,7 +280,7 @@ def _store(path: Path, name: str) -> Source:
 
 
 def _records(path: Path, name: str, sensor: tuple[int, int] | None) -> Source:
-    shape = (2, *(sensor or nmnist.SENSOR[1:]))
+    shape = nmnist.SENSOR if sensor is None else (2, sensor[0], sensor[1])
     files = Files(path, ".bin")
     names = files.names
     if not names:

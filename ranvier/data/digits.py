@@ -6,12 +6,13 @@ part; CC BY 4.0.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ranvier.data import images
 from ranvier.data.dataset import Dataset, Splits
-from ranvier.data.splits import stratified
+from ranvier.data.splits import PARTS, stratified
 from ranvier.errors import RanvierError
 
 # Of the division and of the permutation of the pixels: fixed, so that results can be compared.
@@ -54,7 +55,7 @@ def load(name: str = "digits") -> Splits:
             f"data.load: got {name} without its images ({error}); needs the package scikit-learn; "
             "pip install scikit-learn"
         ) from None
-    bunch = load_digits()
+    bunch: Any = load_digits()
     encode: dict[str, Callable[..., Dataset]] = {
         "digits": images.by_latency,
         "digits-rate": partial(images.by_rate, seed=SEED),
@@ -63,6 +64,6 @@ def load(name: str = "digits") -> Splits:
     }
     whole = encode[name](bunch.images / 16.0, bunch.target, name=name)
     parts = stratified(whole.labels, SHARES, SEED)
-    return Splits(
-        *(whole.subset(part) for part in parts), index=dict(zip(("train", "validation", "test"), parts, strict=True))
-    )
+    train, validation, test = (whole.subset(part) for part in parts)
+    index: dict[str, np.ndarray] = dict(zip(PARTS, parts, strict=True))
+    return Splits(train, validation, test, index=index)

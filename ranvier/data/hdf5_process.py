@@ -85,7 +85,9 @@ class _Child:
                 line += self._some(deadline)
             text, _, self.rest = line.partition(b"\n")
             head = json.loads(text)
-            arrays = {name: self._array(*fact, deadline) for name, fact in head.get("arrays", {}).items()}
+            arrays = {
+                name: self._array(kind, length, deadline) for name, (kind, length) in head.get("arrays", {}).items()
+            }
         except (OSError, ValueError) as error:
             raise Broken(str(error)) from error
         return head, arrays

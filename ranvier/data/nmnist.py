@@ -48,7 +48,7 @@ def decode(names: Sequence[str], blobs: Sequence[bytes], sensor: tuple[int, int,
     sizes = np.array([len(blob) for blob in blobs], np.int64)
     cut = np.flatnonzero(sizes % RECORD)
     if len(cut):
-        _refuse(names[cut[0]], f"{sizes[cut[0]]} bytes", "whole records of 5 bytes", "fetch the file again")
+        _refuse(names[int(cut[0])], f"{sizes[cut[0]]} bytes", "whole records of 5 bytes", "fetch the file again")
     counts = sizes // RECORD
     starts = np.cumsum(counts) - counts
     raw = np.frombuffer(b"".join(blobs), np.uint8).reshape(-1, RECORD)

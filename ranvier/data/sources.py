@@ -10,7 +10,7 @@ import numpy as np
 
 from ranvier.data import cache, convert, delays, digits, hdf5, official, speech, store, yinyang
 from ranvier.data.dataset import Dataset, Splits
-from ranvier.data.splits import shared, voice_groups
+from ranvier.data.splits import PARTS, shared, voice_groups
 from ranvier.errors import RanvierError
 
 _SOURCES: dict[str, Callable[[], Splits]] = {
@@ -96,7 +96,7 @@ def load(
     if test is None:
         parts = _divide(first, (0.6, 0.2, 0.2), split, seed)
         train, validation, held_out = (first.subset(part) for part in parts)
-        index = dict(zip(("train", "validation", "test"), parts, strict=True))
+        index: dict[str, np.ndarray] = dict(zip(PARTS, parts, strict=True))
     else:
         test_path = Path(test).expanduser()
         if test_path.exists() and path.samefile(test_path):

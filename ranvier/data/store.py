@@ -106,7 +106,7 @@ def join(
             for block in blocks:
                 block = np.ascontiguousarray(block, TYPES[label])
                 file.write(block)
-                crc, length = zlib.crc32(block, crc), length + len(block)
+                crc, length = zlib.crc32(block.data, crc), length + len(block)
             header["arrays"][label] = {"type": TYPES[label], "length": length, "place": place, "crc32": crc}
         place = file.tell()
         text = json.dumps(header, ensure_ascii=False).encode()
@@ -240,7 +240,7 @@ def _compare(
         crc, flat = 0, array.view(np.uint8)
         for start in range(0, len(flat), BLOCK):
             block = flat[start : start + BLOCK]
-            crc, done = zlib.crc32(block, crc), done + len(block)
+            crc, done = zlib.crc32(block.data, crc), done + len(block)
             if progress is not None:
                 progress(done, total)
         if crc != header["arrays"][name]["crc32"]:
