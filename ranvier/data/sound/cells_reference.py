@@ -17,7 +17,7 @@ def advance(
     first_channel: int,
     first_step: int,
 ) -> None:
-    """Eq. 51 to 53 of docs/equations.md; changes all arrays from `state` to `n_spikes`.
+    """Eq. 44 to 46 of docs/equations.md; changes all arrays from `state` to `n_spikes`.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ def cochlea(
     """Spikes of one bushy cell a channel: basilar membrane, transmitter-pool hair cells, nerve fibres, bushy cells.
 
     The sound is brought to 48 kHz, set between two margins of silence, scaled to a root mean square, faded in and out.
-    Eq. 50 to 53 of docs/equations.md.
+    Eq. 43 to 46 of docs/equations.md.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def cochlea(
     rms : float
         Root mean square of the whole with its margins; silence stays silence.
     causal : bool
-        True: the membrane answers after the sound, low frequencies last, as in an ear. False: its phases have the
-        opposite sign and low frequencies lead by up to 40 ms, as in the published data sets; for networks that are
-        trained on those.
+        True: the wave along the membrane comes after the sound, low frequencies last, as in an ear. False: its phases
+        have the opposite sign and low frequencies lead by up to 40 ms, as in the published data sets; for networks that
+        are trained on those.
     native : bool, optional
         Whether the compiled library computes; by default where there is one. NumPy gives the same spikes, later.
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,7 @@ def encode_folder(
     seed: int = 0,
     jobs: int | None = None,
     work: str | os.PathLike | None = None,
+    classes: Sequence[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     times: str = "float32",
     **options,
@@ -83,6 +84,8 @@ def encode_folder(
         Files encoded at once; by default as many as there are processors.
     work : path, optional
         The work folder; by default beside `out`, `.NAME.work`.
+    classes : sequence of str, optional
+        All labels in the order of their numbers; by default sorted, as numbers where all are.
     progress : function, optional
         Called as progress(finished, all, name of the file) after every file, from the calling thread.
     times : str
@@ -117,7 +120,12 @@ def encode_folder(
     settings = known | options
     out = Path(out).expanduser()
     sounds = find(source)
-    keys = class_names(sounds)
+    keys = class_names(sounds) if classes is None else tuple(classes)
+    if len(set(keys)) < len(keys) or not {s.label for s in sounds} <= set(keys):
+        wrong = sorted({s.label for s in sounds} - set(keys)) or "one twice"
+        raise RanvierError(
+            f"encode_folder: got classes {', '.join(keys)} and {wrong}; needs every label once; correct classes"
+        )
     # Wrong options are one error, not one for each file.
     ENCODERS[encoder](np.zeros(16), 16_000, **settings)
     folder = Path(work).expanduser() if work is not None else out.with_name(f".{out.name}.work")

@@ -1,4 +1,4 @@
-"""The basilar membrane: how fast it moves at each place, from the sound at the eardrum. Eq. 50 of docs/equations.md.
+"""The basilar membrane: how fast it moves at each place, from the sound at the eardrum. Eq. 43 of docs/equations.md.
 
 A place is a linear filter, applied by overlapping blocks of Fourier transforms. Its response is band-limited by where
 the wave dies out, and the velocities are wanted at half the rate of the sound, so a block costs one short inverse
@@ -25,7 +25,7 @@ GAIN = 45.8  # velocities in units of the hair cells' A and B for a sound of ful
 
 BLOCK = 32_768  # samples of a Fourier transform
 TAPS = 8_192  # of an impulse response: the slowest place has 1e-4 of its energy left after 110 ms
-AHEAD = 512  # taps on the short side
+AHEAD = 1_024  # taps on the short side
 HOP = BLOCK - TAPS
 CHANNELS_AT_ONCE = 16  # a block of the compiled cells; neighbours share how far their band reaches
 
@@ -35,18 +35,22 @@ def places(channels: int) -> np.ndarray:
     return np.linspace(0.0, LENGTH, channels)
 
 
-def transfer(x: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+def transfer(x: np.ndarray, frequency: np.ndarray, causal: bool) -> np.ndarray:
     """Velocity at the places `x` for a sound of amplitude 1 at each frequency, e^(+i w t).
 
         xi = C0 u^2 - a - w^2 m + i w R0 u      u = e^(-alpha x / 2)      R0 = delta sqrt(C0 m)
         g = w sqrt(rho / (h xi))      G = integral of g from 0 to x + 2 g(0) / alpha
-        v = gain i w^2 / xi sqrt(G / g) H0(G) / (g(0) H1(G(0)) + i w / c H0(G(0)))      H: Hankel, second kind
+        p = sqrt(G / g) H0(G) / H0(G(0))      H: Hankel functions of the second kind
+        v = gain i w^2 p / xi Z      Z = H0(G(0)) / (g(0) H1(G(0)) + i w / c H0(G(0)))
+
+    Not causal: conj(p / xi) in place of p / xi.
 
     Parameters
     ----------
     x : (n,) [cm]
     frequency : (k,) [Hz]
         Not negative.
+    causal : bool
 
     Returns
     -------
@@ -79,9 +83,10 @@ def transfer(x: np.ndarray, frequency: np.ndarray) -> np.ndarray:
     phase = start + 2.0 / STIFFNESS_DECAY * scale * (integral(1.0) - integral(u))
     alive = phase.imag > -40.0
     safe = np.where(alive, phase, 1.0)
-    wave = np.where(alive, np.sqrt(safe / g) * hankel2e(0, safe) * np.exp(-1j * safe), 0.0)
-    entry = g0 * hankel2(1, start) + 1j * w / SOUND_SPEED * hankel2(0, start)
-    v = GAIN * 1j * w**2 / xi * wave / entry
+    at_base = hankel2(0, start)
+    wave = np.where(alive, np.sqrt(safe / g) * hankel2e(0, safe) * np.exp(-1j * safe), 0.0) / (at_base * xi)
+    entry = at_base / (g0 * hankel2(1, start) + 1j * w / SOUND_SPEED * at_base)
+    v = GAIN * 1j * w**2 * (wave if causal else wave.conj()) * entry
     return np.where(frequency > 0, v, 0.0)
 
 
@@ -92,7 +97,7 @@ class Membrane:
     ----------
     channels : int
     causal : bool
-        Whether responses come after the sound. In the published data sets they come before it: the phases have the
+        Whether the wave travels after the sound. In the published data sets it comes before: its phases have the
         opposite sign, and low frequencies lead by up to 40 ms.
     """
 
@@ -112,8 +117,8 @@ class Membrane:
         frequency = np.fft.rfftfreq(TAPS, 1.0 / RATE)
         n_bins = int(np.searchsorted(frequency, 4.0 * highest))
         response = np.zeros((len(x), len(frequency)), complex)
-        response[:, :n_bins] = transfer(x, frequency[:n_bins])
-        taps = np.asarray(scipy.fft.irfft(response if causal else response.conj(), TAPS, axis=1))
+        response[:, :n_bins] = transfer(x, frequency[:n_bins], causal)
+        taps = np.asarray(scipy.fft.irfft(response, TAPS, axis=1))
         padded = np.zeros((len(x), BLOCK))
         padded[:, : self.before] = taps[:, : self.before]
         padded[:, self.before - TAPS :] = taps[:, self.before - TAPS :]
