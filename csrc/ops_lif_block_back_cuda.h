@@ -33,44 +33,53 @@ static __global__ void __launch_bounds__(kBlockBackThreads, 2) lif_block_back(Li
   // Steps count down from the last: u = 0 is step T.
   const auto list_of = [&](int32_t u) { return at.first + int64_t(steps - 1 - u) * z.r; };
 
-  // Entry number e of the kBackSteps lists from u0 on.
+  // Entry s of the list u steps from u0 on.
   struct Entry {
     int32_t count, id;
     A ct;
   };
-  const auto fetch = [&](int32_t u0, int32_t e) {
-    const int32_t u = e / slots, s = e - u * slots;
-    if (e >= entries || u0 + u >= steps) return Entry{0, 0, A(0)};
+  const auto fetch = [&](int32_t u0, int32_t u, int32_t s) {
+    if (u >= kBackSteps || u0 + u >= steps) return Entry{0, 0, A(0)};
     const int64_t list = list_of(u0 + u), at = list * z.s + s;
     return Entry{__ldg(call.n_listed + list), __ldg(call.ids + at), __ldg(call.ct_excess + at)};
   };
-  const auto enter = [&](int32_t u0, int32_t e, Entry x) {
-    const int32_t u = e / slots, s = e - u * slots;
-    if (e >= entries || u0 + u >= steps) return;
+  const auto enter = [&](int32_t u0, int32_t u, int32_t s, Entry x) {
+    if (u >= kBackSteps || u0 + u >= steps) return;
     const bool here = s < used(x.count, z.s);
     call.d_excess[list_of(u0 + u) * z.s + s] = here ? x.ct : A(0);
     if (here && x.id >= 0 && x.id < z.n) cotangents[(u0 / kBackSteps % 2 * kBackSteps + u) * width + x.id] = x.ct;
   };
-  // Word number e of who fired in these steps; the last voltage's cotangent is no product with a voltage before it.
-  const auto fetch_word = [&](int32_t u0, int32_t e) {
-    const int32_t u = e / words, word = e - u * words;
-    return e < kBackSteps * words && u0 + u < steps && u0 + u > 0 ? __ldg(call.fired + list_of(u0 + u) * words + word)
-                                                                  : 0;
+  // A word of who fired in that step; the last voltage's cotangent is no product with a voltage before it.
+  const auto fetch_word = [&](int32_t u0, int32_t u, int32_t word) {
+    return u < kBackSteps && u0 + u < steps && u0 + u > 0 ? __ldg(call.fired + list_of(u0 + u) * words + word) : 0;
   };
   Entry early[kEntries];
+  int32_t early_u[kEntries], early_s[kEntries];
+  const int32_t word_u = int32_t(threadIdx.x) / words, early_at = int32_t(threadIdx.x) - word_u * words;
   uint32_t early_word = 0;
+  RANVIER_UNROLL
+  for (int k = 0; k < kEntries; ++k) {
+    const int32_t e = int32_t(threadIdx.x) + k * threads;
+    early_u[k] = slots ? e / slots : kBackSteps, early_s[k] = e - early_u[k] * slots;
+  }
   const auto fetch_all = [&](int32_t u0) {
     RANVIER_UNROLL
-    for (int k = 0; k < kEntries; ++k) early[k] = fetch(u0, int32_t(threadIdx.x) + k * threads);
-    early_word = fetch_word(u0, threadIdx.x);
+    for (int k = 0; k < kEntries; ++k) early[k] = fetch(u0, early_u[k], early_s[k]);
+    early_word = fetch_word(u0, word_u, early_at);
   };
   const auto enter_all = [&](int32_t u0) {
     RANVIER_UNROLL
-    for (int k = 0; k < kEntries; ++k) enter(u0, int32_t(threadIdx.x) + k * threads, early[k]);
-    for (int32_t e = threadIdx.x + kEntries * threads; e < entries; e += threads) enter(u0, e, fetch(u0, e));
+    for (int k = 0; k < kEntries; ++k) enter(u0, early_u[k], early_s[k], early[k]);
+    RANVIER_ROLLED
+    for (int32_t e = threadIdx.x + kEntries * threads; e < entries; e += threads) {
+      const int32_t u = e / slots, s = e - u * slots;
+      enter(u0, u, s, fetch(u0, u, s));
+    }
     uint32_t* const to = fired + u0 / kBackSteps % 2 * kBackSteps * words;
-    if (int(threadIdx.x) < kBackSteps * words) to[threadIdx.x] = early_word;
-    for (int32_t e = threadIdx.x + threads; e < kBackSteps * words; e += threads) to[e] = fetch_word(u0, e);
+    if (word_u < kBackSteps) to[threadIdx.x] = early_word;
+    RANVIER_ROLLED
+    for (int32_t e = threadIdx.x + threads; e < kBackSteps * words; e += threads)
+      to[e] = fetch_word(u0, e / words, e % words);
   };
 
   A decay[kOwn], scale[kOwn], lam[kOwn];
@@ -91,21 +100,34 @@ static __global__ void __launch_bounds__(kBlockBackThreads, 2) lif_block_back(Li
   __syncthreads();
   A* d_current = call.d_currents + list_of(0) * z.n + n0;
   const int64_t d_current_step = z.r * z.n;
+  bool here[kOwn];
+  RANVIER_UNROLL
+  for (int k = 0; k < kOwn; ++k) here[k] = n0 + k * kWarp < z.n;
   for (int32_t u0 = 0; u0 < steps; u0 += kBackSteps) {
     enter_all(u0 + kBackSteps);
     fetch_all(u0 + 2 * kBackSteps);
     const int row0 = u0 / kBackSteps % 2 * kBackSteps;
+    A* const ct = cotangents + row0 * width + n0;
+    const uint32_t* const resets = fired + row0 * words + warp * kOwn;
+    A input[kBackSteps][kOwn];
+    uint32_t reset[kBackSteps][kOwn];
     RANVIER_UNROLL
     for (int u = 0; u < kBackSteps; ++u) {
-      if (u0 + u >= steps) break;
       RANVIER_UNROLL
       for (int k = 0; k < kOwn; ++k) {
-        const int n = n0 + k * kWarp, word = warp * kOwn + k;
-        if (word >= words) break;
-        A* const ct = cotangents + (row0 + u) * width + n;
-        lam[k] = (fired[(row0 + u) * words + word] >> lane & 1 ? A(0) : lam[k]) + *ct;
-        *ct = A(0);
-        if (n < z.n) d_current[k * kWarp] = scale[k] * lam[k];
+        input[u][k] = 0, reset[u][k] = 0;
+        if (!here[k]) continue;
+        input[u][k] = ct[u * width + k * kWarp], reset[u][k] = resets[u * words + k];
+        ct[u * width + k * kWarp] = A(0);
+      }
+    }
+    RANVIER_UNROLL
+    for (int u = 0; u < kBackSteps; ++u) {
+      if (u >= steps - u0) break;
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k) {
+        lam[k] = (reset[u][k] >> lane & 1 ? A(0) : lam[k]) + input[u][k];
+        if (here[k]) d_current[k * kWarp] = scale[k] * lam[k];
         lam[k] *= decay[k];
       }
       d_current = held(d_current - d_current_step);

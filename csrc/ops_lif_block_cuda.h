@@ -39,15 +39,17 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
   const int n0 = warp * kOwn * kWarp + lane;
   const int64_t current_step = z.r * z.n;
   Neuron<A> neuron[kOwn];
-  A kept[kOwn];
+  A v[kOwn], kept[kOwn];
+  bool here[kOwn], there[kOwn];  // the neuron exists; one of its word does
   const A* current = call.currents + at.first * z.n + n0;
-  const auto fetch = [&](int32_t t0, int part) {
+  const auto fetch = [&](int32_t left, int part) {
+    A* to = numbers + part * kSteps * width + n0;
     RANVIER_UNROLL
-    for (int u = 0; u < kSteps; ++u) {
+    for (int u = 0; u < kSteps; ++u, to += width) {
+      if (u >= left) break;
       RANVIER_UNROLL
       for (int k = 0; k < kOwn; ++k)
-        if (t0 + u < steps && n0 + k * kWarp < z.n)
-          copy(numbers + (part * kSteps + u) * width + n0 + k * kWarp, current + k * kWarp);
+        if (here[k]) copy(to + k * kWarp, current + k * kWarp);
       current = held(current + current_step);
     }
     close_group();
@@ -56,11 +58,12 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
     RANVIER_UNROLL
     for (int k = 0; k < kOwn; ++k) {
       const int n = n0 + k * kWarp;
+      here[k] = n < z.n, there[k] = warp * kOwn + k < words;
       neuron[k].load(call.parameters + at.group * kLifRows * z.n, z.n, n);
-      const A v = n < z.n ? call.v0[sample * z.n + n] : A(0);
-      kept[k] = v > neuron[k].threshold ? A(0) : v;
+      v[k] = here[k] ? call.v0[sample * z.n + n] : A(0);
+      kept[k] = v[k] > neuron[k].threshold ? A(0) : v[k];
     }
-    fetch(0, 0);
+    fetch(steps, 0);
   }
   // Of one that makes lists.
   const int lanes = list_lanes(words), own_words = (words + lanes - 1) / lanes;
@@ -70,23 +73,27 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
   for (int32_t t0 = 0; t0 < steps + kSteps; t0 += kSteps) {
     const int next = part == 2 ? 0 : part + 1, last = part == 0 ? 2 : part - 1;
     if (walks) {
-      fetch(t0 + kSteps, next);
+      fetch(steps - t0 - kSteps, next);
       arrived<1>();
+      A* number = numbers + part * kSteps * width + n0;
+      A input[kSteps][kOwn];
       RANVIER_UNROLL
       for (int u = 0; u < kSteps; ++u) {
-        if (t0 + u >= steps) break;
+        RANVIER_UNROLL
+        for (int k = 0; k < kOwn; ++k) input[u][k] = here[k] ? number[u * width + k * kWarp] : A(0);
+      }
+      uint2* vote = votes + part * kSteps * words + warp * kOwn;
+      RANVIER_UNROLL
+      for (int u = 0; u < kSteps; ++u, number += width, vote += words) {
+        if (u >= steps - t0) break;
         RANVIER_UNROLL
         for (int k = 0; k < kOwn; ++k) {
-          const int row = part * kSteps + u, word = warp * kOwn + k;
-          if (word >= words) break;
-          A* const number = numbers + row * width + n0 + k * kWarp;
-          const A v = neuron[k].decay * kept[k] + neuron[k].scale * (n0 + k * kWarp < z.n ? *number : A(0));
-          const bool fires = v > neuron[k].threshold, nears = v > neuron[k].near && v <= neuron[k].threshold;
+          v[k] = neuron[k].decay * kept[k] + neuron[k].scale * input[u][k];
+          const bool fires = v[k] > neuron[k].threshold, nears = v[k] > neuron[k].near && v[k] <= neuron[k].threshold;
           const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
-          *number = v - neuron[k].threshold;
-          if (lane == 0) votes[row * words + word] = uint2{fire, close};
-          kept[k] = fires ? A(0) : v;
-          if (t0 + u == steps - 1 && n0 + k * kWarp < z.n) call.v_last[sample * z.n + n0 + k * kWarp] = v;
+          if (here[k]) number[k * kWarp] = v[k] - neuron[k].threshold;
+          if (lane == 0 && there[k]) vote[k] = uint2{fire, close};
+          kept[k] = fires ? A(0) : v[k];
         }
       }
     }
@@ -94,8 +101,8 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
          number0 += (int(blockDim.x) / kWarp - walkers) * at_once) {
       const int number = number0 + lane / lanes;
       const int32_t t = t0 - kSteps + number;
-      const bool here = number < kSteps && t < steps;
-      const int row = last * kSteps + (here ? number : 0);
+      const bool asked = number < kSteps && t < steps;
+      const int row = last * kSteps + (asked ? number : 0);
       const int64_t list = at.first + t * z.r;
       const uint2* vote = votes + row * words;
       const A* excess_of = numbers + row * width;
@@ -104,7 +111,7 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
       for (int word = first; word < end; ++word) {
         const uint2 x = vote[word];
         mine += __popc(x.x) | __popc(x.y) << 16;
-        if (here) call.fired[list * words + word] = x.x;
+        if (asked) call.fired[list * words + word] = x.x;
       }
       uint32_t sum = mine;
       for (int k = 1; k < lanes; k *= 2) {
@@ -112,7 +119,7 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
         if (place >= k) sum += other;
       }
       const uint32_t all = __shfl_sync(kAll, sum, lanes - 1, lanes);
-      if (here) {
+      if (asked) {
         const int32_t firing = int32_t(all & 0xffff), nearly = int32_t(all >> 16);
         const int32_t spikes = firing < slots ? firing : slots, room = slots - spikes;
         const int32_t close = nearly < room ? nearly : room;
@@ -137,6 +144,9 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
     part = next;
     __syncthreads();
   }
+  RANVIER_UNROLL
+  for (int k = 0; k < kOwn; ++k)
+    if (walks && here[k]) call.v_last[sample * z.n + n0 + k * kWarp] = v[k];
 }
 
 }  // namespace ops
