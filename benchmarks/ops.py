@@ -3,6 +3,7 @@
     python -m benchmarks.ops                                          1,024 x 1,024, batch 128, 1 % and 5 %
     python -m benchmarks.ops --work 8192x8192x256 --activity 0.01     states x columns x batch; more than one may follow
     python -m benchmarks.ops --dtype bfloat16 --rows ours             weights of another type; without dense products
+    python -m benchmarks.ops --transposed                             matrices and their gradients stored columns first
     python -m benchmarks.ops --calls 20                               so many calls at a time: what a GPU needs without
                                                                       the time until it is asked for the next one
 
@@ -44,11 +45,11 @@ def lists(batch, n, activity, seed=0):
     return ids, *counts
 
 
-def programs(n, columns, batch, activity, dtype):
+def programs(n, columns, batch, activity, dtype, transposed):
     """Name -> {row: (compiled program, operands)}."""
     r = np.random.default_rng(1)
     ids, n_spikes, n_near = lists(batch, n, activity)
-    matrix = jnp.asarray(r.normal(size=(n, columns)), dtype)
+    matrix = jnp.asarray(r.normal(size=(columns, n) if transposed else (n, columns)), dtype)
     g = jnp.asarray(r.normal(size=(batch, columns)), jnp.float32)
     slot = np.arange(ids.shape[2])
     value = jnp.asarray(slot < n_spikes[..., None], jnp.float32)
@@ -61,30 +62,39 @@ def programs(n, columns, batch, activity, dtype):
     def dense(a, b):
         return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
+    def dense_forward(s, w):
+        return dense(s.astype(w.dtype), w.T if transposed else w)
+
+    def dense_of_matrix(s, g):
+        return dense(g.T, s) if transposed else dense(s.T, g)
+
+    def dense_of_spikes(g, w):
+        return dense(g.astype(w.dtype), w if transposed else w.T)
+
+    def ours_forward(value, ids, n_spikes, matrix):
+        return primitives.gather(value, ids, n_spikes, matrix[None], transposed=transposed)[0]
+
     def ours_scatter(value, ids, n_spikes, g):
-        return primitives.scatter(value, ids, n_spikes, g[None], n)[0]
+        return primitives.scatter(value, ids, n_spikes, g[None], n, transposed=transposed)[0]
 
     def ours_dots(ids, count, matrix, g):
-        return primitives.dots(ids, count, matrix[None], g[None])[0]
+        return primitives.dots(ids, count, matrix[None], g[None], transposed=transposed)[0]
 
     return {
         "forward": {
-            "dense": (lambda s, w: dense(s.astype(w.dtype), w), (spikes, matrix)),
-            "ours": (
-                lambda value, ids, n, w: primitives.gather(value, ids, n, w[None])[0],
-                (value, ids, n_spikes, matrix),
-            ),
+            "dense": (dense_forward, (spikes, matrix)),
+            "ours": (ours_forward, (value, ids, n_spikes, matrix)),
         },
         "matrix gradient": {
-            "dense": (lambda s, g: dense(s.T, g), (spikes, g)),
+            "dense": (dense_of_matrix, (spikes, g)),
             "ours": (ours_scatter, (value, ids, n_spikes, g)),
         },
         "spike gradient": {
-            "dense": (lambda g, w: dense(g.astype(w.dtype), w.T), (g, matrix)),
+            "dense": (dense_of_spikes, (g, matrix)),
             "ours": (ours_dots, (ids, count, matrix, g)),
         },
         "gradients": {
-            "dense": (lambda s, g, w: (dense(s.T, g), dense(g.astype(w.dtype), w.T)), (spikes, g, matrix)),
+            "dense": (lambda s, g, w: (dense_of_matrix(s, g), dense_of_spikes(g, w)), (spikes, g, matrix)),
             "ours": (
                 lambda value, ids, n, count, w, g: (ours_scatter(value, ids, n, g), ours_dots(ids, count, w, g)),
                 (value, ids, n_spikes, count, matrix, g),
@@ -125,6 +135,7 @@ def main():
     add("--activity", type=float, nargs="+", default=[0.01, 0.05])
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the matrix")
     add("--rows", nargs="+", choices=("dense", "ours"), default=["dense", "ours"])
+    add("--transposed", action="store_true", help="matrices are columns x states")
     add("--operators", nargs="+", choices=OPERATORS, default=OPERATORS)
     add("--precision", default="highest", help="of dense products: highest, or tensorfloat32 on a GPU")
     add("--repeats", type=int, default=50)
@@ -141,7 +152,7 @@ def main():
     for work in options.work:
         n, columns, batch = map(int, work.split("x"))
         for activity in options.activity:
-            for name, pair in programs(n, columns, batch, activity, options.dtype).items():
+            for name, pair in programs(n, columns, batch, activity, options.dtype, options.transposed).items():
                 if name not in options.operators:
                     continue
                 rows = {row: Row(*pair[row]) for row in options.rows}
