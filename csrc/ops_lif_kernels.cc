@@ -22,6 +22,12 @@ struct Padded {
   }
 };
 
+// Asks for a word's numbers of the row behind this one, which is the next sample's: soon to be read, or written.
+template <bool kWritten, class A>
+inline void ask_for(const A* x) {
+  for (int l = 0; l < kWord; l += 64 / sizeof(A)) __builtin_prefetch(x + l, kWritten);
+}
+
 template <class A, bool kArrived>
 void charge_(const LifParameters<A>& of, LifWords words, int64_t n, const A* current, const A* arrived, const A* before,
              A* v, uint32_t* fired, uint32_t* near) {
@@ -38,6 +44,7 @@ void charge_(const LifParameters<A>& of, LifWords words, int64_t n, const A* cur
     const A* const drive = outside.of(current + i, n - i);
     const A* const more = kArrived ? inside.of(arrived + i, n - i) : nullptr;
     uint32_t spikes = 0, nearly = 0;
+    ask_for<false>(current + n + i);
     RANVIER_UNROLLED
     for (int l = 0; l < kWord; l += kLanes) {
       const Vector threshold = at(of.threshold, i + l), last = at(before, i + l);
@@ -113,6 +120,7 @@ void pass_back(const LifParameters<A>& of, LifWords words, int64_t n, const uint
     const int64_t i = w * kWord;
     const A *const decay = of.decay + i, *const scale = of.scale + i;
     const Mask fired = fired_before[w];
+    ask_for<true>(d_current + n + i);
     A out[kWord];
     for (int l = 0; l < kWord; ++l) {
       const A x = lam[i + l];
