@@ -20,8 +20,9 @@ from ranvier.data.files import Files
 from ranvier.data.piece import Piece
 from ranvier.errors import RanvierError
 
-# Samples of a piece: enough that NumPy does the work, few enough that little is lost when a conversion is stopped.
-RECORDS_A_PIECE, ROWS_A_PIECE = 512, 1024
+# Samples of a piece: enough that NumPy does the work, few enough that what it does stays in the caches and little is
+# lost when a conversion is stopped.
+RECORDS_A_PIECE, ROWS_A_PIECE = 128, 1024
 HDF5_ENDINGS = (".h5", ".hdf5", ".h5.gz")
 STORE_ENDING = store.ENDING
 HDF5_VERSION = 1
@@ -202,7 +203,7 @@ def convert(
         nonlocal done
         if not _is_part(parts[i], f"{key} {i}"):
             piece = source.pieces[i]()
-            store.write(parts[i], _dataset(source, piece), key=f"{key} {i}", notes=piece.notes)
+            store.write(parts[i], _dataset(source, piece), key=f"{key} {i}", notes=piece.notes, sync=False)
         with lock:
             done += 1
             if progress is not None:

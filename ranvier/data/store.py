@@ -35,7 +35,9 @@ CHECKED_BYTES = 1 << 30
 BLOCK = 1 << 24  # bytes
 
 
-def write(path: str | os.PathLike, dataset: Dataset, *, key: str = "", notes: Sequence[str] = ()) -> None:
+def write(
+    path: str | os.PathLike, dataset: Dataset, *, key: str = "", notes: Sequence[str] = (), sync: bool = True
+) -> None:
     """Write a data set, atomically.
 
     Parameters
@@ -46,17 +48,25 @@ def write(path: str | os.PathLike, dataset: Dataset, *, key: str = "", notes: Se
         What determines the content, see `ranvier.data.convert.key_of`.
     notes : sequence of str
         Lines to show to whoever uses the data.
+    sync : bool
+        Wait until the disk has it. Without, a machine that stops may leave a file that is refused when it is read.
 
     Raises
     ------
     RanvierError
         If the file cannot be written.
     """
-    join(path, [dataset], name=dataset.name, key=key, notes=notes)
+    join(path, [dataset], name=dataset.name, key=key, notes=notes, sync=sync)
 
 
 def join(
-    path: str | os.PathLike, parts: Sequence[Dataset], *, name: str, key: str = "", notes: Sequence[str] = ()
+    path: str | os.PathLike,
+    parts: Sequence[Dataset],
+    *,
+    name: str,
+    key: str = "",
+    notes: Sequence[str] = (),
+    sync: bool = True,
 ) -> None:
     """Write data sets one after the other as one, atomically, without holding them in memory at once.
 
@@ -69,6 +79,7 @@ def join(
         Of the data set.
     key : str
     notes : sequence of str
+    sync : bool
 
     Raises
     ------
@@ -98,7 +109,7 @@ def join(
         "notes": list(notes),
         "arrays": {},
     }
-    with _replaced(path) as file:
+    with _replaced(path, sync) as file:
         file.write(bytes(PREFIX.size))
         for label, blocks in arrays.items():
             place, crc, length = _round_up(file.tell()), 0, 0
@@ -182,14 +193,15 @@ def _round_up(place: int) -> int:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator:
+def _replaced(path: Path, sync: bool) -> Iterator:
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(work, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(work, path)
     except OSError as error:
         reason = " ".join(str(error).split())
