@@ -1,5 +1,6 @@
 """Writer of the HDF5 layout of the Spiking Heidelberg Digits; `ranvier.data.hdf5` has the layout and reads it."""
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -81,8 +82,9 @@ def write(
             f"data.write: {path}: cannot be written ({reason}); needs a writable folder with room; choose another"
         ) from error
     finally:
-        work.unlink(missing_ok=True)
-        packed.unlink(missing_ok=True)
+        for left in (work, packed):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def _fill(path: Path, dataset: Dataset, keys: tuple[str, ...], facts: dict, times: str) -> None:
