@@ -259,10 +259,11 @@ def test_start_reaches_its_goal(options):
 
 
 def test_a_start_that_is_not_reached_is_said():
-    config = Config.of("deep", sizes="9,5")
-    network = jax.jit(lambda: init_deep(config, jax.random.key(3), 9, K))()
-    silent = Events(jnp.full((2, 1), jnp.inf), jnp.zeros((2, 1), jnp.int32), 9)
-    _, fits = fit_start(network, config, silent, duration=10.0, capacity=1)
+    # sizes and options of the last test, which has compiled them
+    config = Config.of("deep", max_activity=1.0, sizes="40,5", bias=False, recurrent=True)
+    network = jax.jit(lambda: init_deep(config, jax.random.key(3), M, K))()
+    silent = Events(jnp.full((BATCH, 200), jnp.inf), jnp.zeros((BATCH, 200), jnp.int32), M)
+    _, fits = fit_start(network, config, silent, duration=60.0, capacity=16)
     assert not any(fit.close for fit in fits) and all(fit.passes == 1 for fit in fits)
     lines = describe(fits, config)
     assert len(lines) == 2 and "layer 1" in lines[1] and "not -0.32 and 0.80" in lines[1]
