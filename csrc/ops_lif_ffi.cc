@@ -172,6 +172,8 @@ ffi::Error lif_forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Re
   LifForwardCall<A> c{};
   if (auto wrong = bind_lif_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
   const LifLoopSizes& z = c.size;
+  expect_all_of(c.ids, z.q * z.t * z.r * z.s * int64_t(sizeof(int32_t)));
+  expect_all_of(c.excess, z.q * z.t * z.r * z.s * int64_t(sizeof(A)));
   const int64_t threads = pool.num_threads();
   const bool cut_neurons = !z.recurrent && z.q * z.r < threads && z.n >= 2 * kNeurons;
   const Pieces pieces(z, threads, sizeof(A), cut_neurons);
@@ -255,6 +257,7 @@ ffi::Error lif_backward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::R
   if (auto wrong = bind_lif_backward(c, attributes, arguments, results); wrong.failure()) return wrong;
   const LifLoopSizes& z = c.size;
   expect_all_of(c.d_currents, z.q * z.t * z.r * z.n * int64_t(sizeof(A)));
+  expect_all_of(c.d_excess, z.q * z.t * z.r * z.s * int64_t(sizeof(A)));
   const int64_t threads = pool.num_threads();
   const Pieces pieces(z, threads, sizeof(A), !z.recurrent && z.q * z.r < threads && z.n >= 2 * kNeurons);
   parallel_for(pool, pieces.size(),
