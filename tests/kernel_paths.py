@@ -16,7 +16,7 @@ import numpy as np
 
 from ranvier import LIF, AdEx, Events, Layer, simulate
 from ranvier.space import Euclidean
-from tests import layer_paths, ops_paths
+from tests import layer_paths, ops_paths, sound_paths
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def main(words):
     jax.config.update("jax_enable_x64", True)
     module = sys.modules["ranvier.simulate"]
     module._simulate = module._simulate.__wrapped__
-    every = ((CASES, run), (ops_paths.CASES, ops_paths.run), (layer_paths.CASES, layer_paths.run))
+    every = [(CASES, run), (ops_paths.CASES, ops_paths.run), (layer_paths.CASES, layer_paths.run)]
+    if jax.default_backend() == "cpu":
+        every.append((sound_paths.CASES, sound_paths.run))
     for case, run_case in [(case, run_of) for cases, run_of in every for case in cases]:
         if words and not any(word in case.name for word in words):
             continue
