@@ -31,7 +31,7 @@ class Config:
 
     # data
     data: str = "speech"
-    """Data set: a name that `ranvier data` lists, or the path of an event file."""
+    """Data set: a name that `ranvier data list` shows, or the path of recordings that `ranvier data convert` reads."""
     test_data: str | None = None
     """Path of the file with the test samples; None: what the data set brings, or a part of its samples."""
     split: Literal["sample", "speaker"] = "sample"

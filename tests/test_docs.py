@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ranvier.bench import bench
+from ranvier.cli import main
 from ranvier.config import Config
+from ranvier.data_cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs/guide.md").read_text()
@@ -72,8 +74,11 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if "://" not in link and not (ROOT / "docs" / link).exists()] == []
 
 
-def test_options_exist():
+def test_options_exist(capsys):
     known = {field.name.replace("_", "-") for field in fields(Config)} | {"help", "config"}
     named = set(re.findall(r"--([a-z][a-z-]*)", GUIDE)) - {"no-recurrent"}
     of_bench = set(inspect.signature(bench).parameters) - {"say"}
-    assert {"net", "resume", "dt"} <= named <= known | of_bench
+    for command in COMMANDS:
+        assert main(["data", command, "--help"]) == 0
+    of_data = set(re.findall(r"--([a-z][a-z-]*)", capsys.readouterr().out))
+    assert {"net", "resume", "dt"} <= named <= known | of_bench | of_data
