@@ -37,7 +37,12 @@ HANDLERS = {
     "ops_densify": ("float32", "float64", "bfloat16"),
 }
 # A handler -> what a library that has it computes.
-_WORDS = {"lif_forward": "continuous scheme", "grid_forward": "grid scheme", "ops_gather": "sparse operators"}
+_WORDS = {
+    "lif_forward": "continuous scheme",
+    "grid_forward": "grid scheme",
+    "ops_gather": "sparse operators",
+    "ops_lif_forward": "LIF layers over time",
+}
 # The signatures of the handlers; the same number as in csrc/library.h.
 _INTERFACE = 3
 

@@ -121,7 +121,7 @@ def test_both_libraries_are_found(built):
     assert cpu.handlers == tuple(kernels.HANDLERS)
     assert cuda.handlers == ("lif_forward", "lif_backward", "grid_forward")
     assert cpu.reason.startswith(
-        "continuous scheme, grid scheme and sparse operators on the CPU, baseline code, compiled with "
+        "continuous scheme, grid scheme, sparse operators and LIF layers over time on the CPU, baseline code, compiled"
     )
     assert re.fullmatch(
         r"continuous scheme and grid scheme on NVIDIA GPUs, code for compute capability .*, compiled with "
@@ -281,7 +281,10 @@ def test_info_says_why_the_gpu_computes_nothing(built, monkeypatch, capsys, driv
     assert f"kernels   cpu   {built['cpu']}" in lines
 
 
-@pytest.mark.parametrize(("runtime", "count"), [((0, 3), {"cpu": 20, "CUDA": 6}), ((0, 2), {})])
+EVERY = sum(len(dtypes) for dtypes in kernels.HANDLERS.values())
+
+
+@pytest.mark.parametrize(("runtime", "count"), [((0, 3), {"cpu": EVERY, "CUDA": 6}), ((0, 2), {})])
 def test_what_is_registered(built, monkeypatch, runtime, count):
     """Everything in both libraries if XLA takes it, nothing otherwise. A GPU and its driver are not needed for it."""
     made = []
