@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ranvier import kernels
-from ranvier.ops import primitives
+from ranvier.ops import dense, primitives
 
 MISSING = "ops_gather" not in kernels.status().handlers
 assert not MISSING or os.environ.get("RANVIER_REQUIRE_NATIVE") != "1", "the compiled library has no sparse operators"
@@ -253,3 +253,20 @@ def test_spikes_all_and_none():
         assert (int(n_spikes[0]), int(n_near[1])) == expected
         assert not np.any(n_lost) and not np.any(n_dropped)
         np.testing.assert_array_equal(ids[1], np.arange(70) if sum(expected) else np.zeros(70))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2, 7, 5, 33), (1, 40, 60, 9), (3, 1, 1, 1)])
+def test_rows_of_lists(shape, dtype, x64):
+    """To the bit: entries of equal ids are added in the order of the list, and the sum is rounded at the end."""
+    values, ids, count = lists(np.random.default_rng(2), *shape, wild=True)
+    values = values.astype(sums_of(dtype))
+    values.flat[:5] = np.inf, np.nan, 1 + 2**-8, 1 + 3 * 2**-8, -0.0
+    expected = np.zeros((*count.shape, shape[-1]), values.dtype)
+    for q, r, s, i in each(ids, count, shape[-1]):
+        expected[q, r, i] += values[q, r, s]
+    got = jax.jit(dense.densify, static_argnums=(3, 4))(values, ids, count, shape[-1], dtype)
+    assert got.dtype == dtype
+    with np.errstate(invalid="ignore"):
+        expected = expected.astype(got.dtype)
+    np.testing.assert_array_equal(wide(got), wide(expected))
