@@ -325,7 +325,7 @@ template <class A, class M>
 cudaError_t dots_of(const DotsCall<A, M>& call, cudaStream_t stream) {
   const OpsSizes& z = call.size;
   constexpr int kPer = 16 / sizeof(M);
-  const bool narrow = z.c <= 16 * kPer;
+  const bool narrow = z.c <= 64 * kPer;  // few columns: more lanes would be added up for longer than they sum
   if (z.c % kPer == 0 && aligned(call.matrix) && aligned(call.g))
     return narrow ? launch_dots<A, M, true, 8>(call, stream) : launch_dots<A, M, true, 32>(call, stream);
   return narrow ? launch_dots<A, M, false, 8>(call, stream) : launch_dots<A, M, false, 32>(call, stream);
