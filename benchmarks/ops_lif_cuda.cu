@@ -492,7 +492,17 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   arrange(forward, scratch.at, w);
   LifBackChunk<float> b;
   arrange(backward, scratch.at, b);
-  if (by_blocks(z, block_bytes<float>(words))) {
+  if (words <= 32) {
+    say("forward by blocks", time_of([&] {
+          return words <= 16 ? launch_block<float, 1, kManySteps>(forward, nullptr)
+                             : launch_block<float, 2, kFewSteps>(forward, nullptr);
+        }),
+        forth, t);
+    say("backward by blocks", time_of([&] {
+          return words <= 16 ? launch_block_back<float, 1>(backward, nullptr)
+                             : launch_block_back<float, 2>(backward, nullptr);
+        }),
+        back, t);
     say("forward by chunks", time_of([&] { return walk(forward, w, nullptr); }), forth, t);
     say("backward by chunks", time_of([&] { return walk_back(backward, b, nullptr); }), back, t);
     if (!tune) return;

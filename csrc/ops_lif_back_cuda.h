@@ -49,10 +49,12 @@ static __global__ void __launch_bounds__(kSortThreads) lif_sort(LifBackwardCall<
         RANVIER_UNROLL
         for (int k = 0; k < kSortAhead; ++k) {
           const int32_t s = s0 + k * kWarp;
+          if (s - lane >= count) break;
           id[k] = s < count ? __ldg(ids + s) : -1, ct[k] = s < count ? __ldg(cts + s) : A(0);
         }
         RANVIER_UNROLL
         for (int k = 0; k < kSortAhead; ++k) {
+          if (s0 - lane + k * kWarp >= count) break;
           const int64_t word = (id[k] >> 5) - first;
           if (id[k] >= 0 && id[k] < z.n && word >= 0 && word < here) body(ct[k], word, 1u << (id[k] & 31));
         }

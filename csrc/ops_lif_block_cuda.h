@@ -11,7 +11,7 @@
 namespace ranvier {
 namespace ops {
 
-constexpr int kBlockThreads = 640;
+constexpr int kBlockThreads = 768;
 
 // Lanes that make a list.
 RANVIER_HD int list_lanes(int64_t words) { return words <= 8 ? 8 : words <= 16 ? 16 : 32; }

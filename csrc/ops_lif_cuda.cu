@@ -23,8 +23,7 @@ using namespace ops;
 constexpr size_t kLifScratch = size_t(64) << 20;  // bytes for a chunk of steps, unless one step needs more
 constexpr int64_t kManyWords = 132 * 32;          // of neurons: enough to keep an H100 busy with two a warp
 constexpr int64_t kBackWarps = 16;                // of a block that walks back: they share the entries of a list
-constexpr size_t kRowsRoom = size_t(96) << 10;    // bytes of rows of w_rec of a block: two blocks an SM
-constexpr int64_t kFewSamples = 32;               // with fewer, blocks of a sample each leave too much of a GPU idle
+constexpr int64_t kManySamples = 128;             // a block each keeps an H100 busy
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -54,10 +53,10 @@ int64_t steps_of(const LifLoopSizes& z, size_t bytes) {
   return ceiling(z.t, ceiling(z.t, most));
 }
 
-// Whether a sample is one block's, with `bytes` of shared memory.
-bool by_blocks(const LifLoopSizes& z, size_t bytes) {
+// Whether a sample is one block's, with `bytes` of shared memory; that pays for `few` words with few samples, too.
+bool by_blocks(const LifLoopSizes& z, size_t bytes, int64_t few) {
   const int64_t words = words_of(z.n);
-  return !z.recurrent && words <= 32 && bytes <= most_shared() && (words <= 8 || samples_of(z) >= kFewSamples);
+  return !z.recurrent && words <= 32 && bytes <= most_shared() && (words <= few || samples_of(z) >= kManySamples);
 }
 
 // Steps between two barriers: few where there are many neurons, for the room and because they take long enough.
@@ -75,7 +74,7 @@ size_t block_back_bytes(int64_t words) {
 template <class A, int kOwn, int kSteps>
 cudaError_t launch_block(const LifForwardCall<A>& call, cudaStream_t stream) {
   const int64_t words = words_of(call.size.n), lists = kWarp / list_lanes(words);
-  const int64_t warps = ceiling(words, kOwn) + std::min<int64_t>(ceiling(kSteps, lists), 4);
+  const int64_t warps = ceiling(words, kOwn) + std::min<int64_t>(ceiling(kSteps, lists), 8);
   const size_t bytes = block_bytes<A>(words);
   const auto kernel = lif_block<A, kOwn, kSteps>;
   if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
@@ -171,19 +170,12 @@ template <class A, int kOwn>
 cudaError_t launch_steps(const LifForwardCall<A>& call, cudaStream_t stream) {
   const LifLoopSizes& z = call.size;
   const int64_t words = words_of(z.n), warps = kOwn ? ceiling(words, kOwn) : kStepThreads<A> / kWarp;
-  StepRoom room{};
-  const int64_t ids = ceiling(std::min(z.s, z.n), 4) * 4;
-  if (ids * sizeof(int32_t) <= most_shared()) room.ids = static_cast<int32_t>(ids);
-  size_t bytes = room.ids * sizeof(int32_t);
-  if (kOwn && z.n * sizeof(A) % 16 == 0 && aligned(call.w_rec)) {
-    const size_t row = std::max<size_t>(warps * kOwn, 1) * kWarp * sizeof(A),
-                 most = std::min(most_shared() - bytes, kRowsRoom);
-    room.rows = static_cast<int32_t>(std::min<int64_t>(most / row, 32));
-    bytes += room.rows * row;
-  }
+  const int64_t room = std::min(z.s, z.n);
+  const size_t bytes = room * sizeof(int32_t) <= most_shared() ? room * sizeof(int32_t) : 0;
   const auto kernel = lif_steps<A, kOwn>;
   if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(samples_of(z)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(call, room);
+  kernel<<<static_cast<unsigned>(samples_of(z)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(
+      call, static_cast<int32_t>(bytes / sizeof(int32_t)));
   return cudaGetLastError();
 }
 
@@ -250,7 +242,7 @@ cudaError_t ops_lif_forward(const LifForwardCall<A>& call, void* scratch, cudaSt
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
   const int64_t words = words_of(z.n), warps = kStepThreads<A> / kWarp;
-  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_bytes<A>(words)))
+  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_bytes<A>(words), 8))
     return words <= 16 ? launch_block<A, 1, kManySteps>(call, stream) : launch_block<A, 2, kFewSteps>(call, stream);
   if (!z.recurrent) {
     LifChunk<A> w;
@@ -269,7 +261,7 @@ cudaError_t ops_lif_backward(const LifBackwardCall<A>& call, void* scratch, cuda
   const LifLoopSizes& z = call.size;
   if (samples_of(z) == 0) return cudaSuccess;
   const int64_t words = words_of(z.n);
-  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_back_bytes<A>(words)))
+  if (samples_of(z) <= kMostBlocks && by_blocks(z, block_back_bytes<A>(words), 0))
     return words <= 16 ? launch_block_back<A, 1>(call, stream) : launch_block_back<A, 2>(call, stream);
   if (!z.recurrent) {
     LifBackChunk<A> w;

@@ -5,7 +5,6 @@
 // counted, and when the list is written. The list of spikes is in shared memory too, where it fits. Where kOwn is 0 a
 // warp has as many words as it takes, and voltages are in memory.
 #pragma once
-#include "copy_cuda.h"
 #include "ops_lif_places_cuda.h"
 
 namespace ranvier {
@@ -44,34 +43,6 @@ __device__ __forceinline__ void add_rows(const A* w, int64_t n_neurons, const in
   if (s < count) add_some_rows<kFew>(w, n_neurons, ids + s, count - s, columns, sums);
 }
 
-// The same with rows on their way to shared memory 16 bytes at a time, `many` at once: `room` has space for them, for
-// this warp alone. `w` is at the warp's first column, of which the matrix has `left` more. Where rows start and end
-// where 16 bytes do.
-template <class A, int kColumns>
-__device__ __forceinline__ void add_fetched_rows(const A* w, int64_t n_neurons, const int32_t* ids, int32_t count,
-                                                 int64_t left, int lane, A* room, int32_t many, A (&sums)[kColumns]) {
-  constexpr int kPer = 16 / sizeof(A), kWidth = kColumns * kWarp, kPieces = kWidth / kPer;
-  for (int32_t s0 = 0; s0 < count; s0 += many) {
-    const int32_t rows = count - s0 < many ? count - s0 : many;
-    for (int32_t k = lane; k < rows * kPieces; k += kWarp) {
-      const int32_t e = k / kPieces, c = k % kPieces * kPer;
-      if (c < left)
-        copy(reinterpret_cast<uint4*>(room + e * kWidth + c),
-             reinterpret_cast<const uint4*>(w + ids[s0 + e] * n_neurons + c));
-    }
-    close_group();
-    arrived<0>();
-    __syncwarp();
-    const A* row = room + lane;
-#pragma unroll 4
-    for (int32_t e = 0; e < rows; ++e, row += kWidth) {
-      RANVIER_UNROLL
-      for (int k = 0; k < kColumns; ++k) sums[k] += row[k * kWarp];
-    }
-    __syncwarp();
-  }
-}
-
 // Neurons that fire and that nearly do; where no sample has more than 65,535 of them, in one number.
 template <bool kPacked>
 struct Votes {
@@ -93,16 +64,11 @@ struct Votes<true> {
   }
 };
 
-// What of a sample is in shared memory: the ids of spikes; then, a warp, `rows` rows of its columns.
-struct StepRoom {
-  int32_t ids, rows;
-};
-
+// `room`: ids that fit in shared memory.
 template <class A, int kOwn>
-static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCall<A> call, StepRoom room) {
+static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCall<A> call, int32_t room) {
   using Vote = Votes<(kOwn > 0)>;
-  extern __shared__ uint4 steps_room[];
-  int32_t* const steps_shared = reinterpret_cast<int32_t*>(steps_room);
+  extern __shared__ int32_t steps_shared[];
   __shared__ typename Vote::Stored votes[kWarp];
   constexpr int kColumns = kOwn ? kOwn : 1;
   const LifLoopSizes& z = call.size;
@@ -145,19 +111,14 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
     }
   }
 
-  A* const my_rows = reinterpret_cast<A*>(steps_shared + room.ids) + int64_t(warp) * room.rows * kColumns * kWarp;
-  const bool shared_list = room.ids >= (z.s < z.n ? z.s : z.n);
+  const bool shared_list = room >= (z.s < z.n ? z.s : z.n);
   int32_t count = 0;
   const int32_t* spikes = steps_shared;
   for (int32_t t = 0; t < steps; ++t) {
     // the sum of recurrent weights of kColumns columns from n on
     const auto recurrent = [&](int64_t n, int columns, A(&sums)[kColumns]) {
       if (t > 0) {
-        if (room.rows)
-          add_fetched_rows(w_rec + word0 * kWarp, z.n, spikes, count, z.n - word0 * kWarp, lane, my_rows, room.rows,
-                           sums);
-        else
-          add_rows(w_rec + n, z.n, spikes, count, columns, sums);
+        add_rows(w_rec + n, z.n, spikes, count, columns, sums);
         return;
       }
       const int32_t listed = used(call.n_spikes0[sample], z.s);
