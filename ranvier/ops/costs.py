@@ -22,8 +22,8 @@ from ranvier.ops.ways import Ways
 OPERATORS = ("gather", "scatter", "dots")
 # XLA's platforms, and what files call them
 TABLES = {"cpu": "cpu", "cuda": "gpu"}
-# bytes of matrices above which rows come from farther away than a large cache
-CACHE = 2**25
+# bytes of matrices that a large cache holds; what they have more comes from farther away
+CACHE = 50e6
 SHIPPED = Path(__file__).with_name("costs.json")
 
 
@@ -42,7 +42,7 @@ def sizes(lists, slots, n, columns, fraction, matrices=1):
     return {
         "call": 1.0,
         "entries": entries * columns,
-        "far": entries * columns if 4 * matrices * n * columns > CACHE else 0.0,
+        "far": entries * columns * max(0.0, 1 - CACHE / max(4.0 * matrices * n * columns, 1.0)),
         "slots": float(lists * slots),
         "columns": float(lists * columns),
         "rows": float(lists * n),
