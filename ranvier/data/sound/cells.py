@@ -130,8 +130,7 @@ class Cells:
         part = slice(first_channel, first_channel + len(velocity))
         arrays = [x[part] for x in (self.state, self.silent, self.recent, self.spikes, self.n_spikes)]
         if self.function is None:
-            places = {"first_channel": first_channel, "first_step": first_step}
-            cells_reference.advance(self.record, self.key, velocity, *arrays, **places)
+            cells_reference.advance(self.record, self.key, velocity, first_channel, first_step, *arrays)
             return
         call = np.zeros((), CALL)
         call["cells"], call["key"] = self.record, self.key

@@ -9,13 +9,13 @@ def advance(
     z: np.ndarray,
     key: np.ndarray,
     velocity: np.ndarray,
+    first_channel: int,
+    first_step: int,
     state: np.ndarray,
     silent: np.ndarray,
     recent: np.ndarray,
     spikes: np.ndarray,
     n_spikes: np.ndarray,
-    first_channel: int,
-    first_step: int,
 ) -> None:
     """Eq. 44 to 46 of docs/equations.md; changes all arrays from `state` to `n_spikes`.
 
@@ -24,6 +24,8 @@ def advance(
     z : record of type cells.STEP
     key : (2,) uint32
     velocity : (C, T) float32
+    first_channel, first_step : int
+        Of these in the whole.
     state : (C, 6) float32
         Transmitter q, c, w; current; voltage; fibres that can fire.
     silent : (C,) int32
@@ -32,8 +34,6 @@ def advance(
         Fibres that fired at the steps of that remainder.
     spikes : (C, capacity) int32
     n_spikes : (C,) int32
-    first_channel, first_step : int
-        Of these in the whole.
     """
     q, c, w, current, v, ready = (state[:, k].copy() for k in range(6))
     channel = np.arange(first_channel, first_channel + len(velocity), dtype=np.uint32)
