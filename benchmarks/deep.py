@@ -101,7 +101,7 @@ def programs(name, rows):
     """Activity of each layer, and row -> (function, how to make its operands)."""
     channels, sizes, steps, batch = NETS[name]
     events, room = random_events(channels, steps, batch)
-    config = Config.of("deep", sizes=",".join(map(str, sizes)))
+    config = Config.of("deep", sizes=",".join(map(str, sizes)), dt=1.0, alpha=0.95)
     network = init_deep(config, jax.random.key(0), channels, sizes[-1])
     network, fits = fit_start(network, config, events[:16], duration=float(steps), capacity=room)
     lists = spikes_from_events(events, duration=float(steps), dt=1.0, capacity=room)

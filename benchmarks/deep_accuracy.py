@@ -44,6 +44,7 @@ CASES = {
         data="yinyang",
         sizes="128,128,64",
         dt=0.1,
+        alpha=0.95,
         duration=8.0,
         epochs=30,
         batch_size=50,

@@ -68,9 +68,9 @@ class Config:
 
     # deep network
     sizes: str | None = None
-    """Neurons of each layer of a deep network, such as 1024,512,128 [count]; None: by depth."""
+    """Neurons of each layer of a deep network, such as 1024,512,128 [count]; None: by depth, else 512,512,128."""
     depth: int | None = None
-    """Layers of a deep network of the published sizes, 2 (512,128) to 6 [count]; None: by sizes, else 3."""
+    """Layers of a deep network of the published sizes, 2 (512,128) to 6 [count]; None: by sizes."""
     alpha: float = 0.95
     """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1) [1]."""
     gain: float = 20.0
@@ -475,6 +475,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "deep": {
         "recurrent": False,
         "readout": "step-linear",
+        "dt": 2.0,
+        "alpha": 0.98,
         "lr": 3e-3,
         "warmup": 10,
         "decay": "run",

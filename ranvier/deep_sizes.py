@@ -12,7 +12,8 @@ PUBLISHED = {
     5: (1472, 1024, 1024, 512, 128),
     6: (1472, 1024, 1024, 1024, 512, 128),
 }
-DEPTH = 3
+# What a network has that asks for nothing: three layers are enough for the shipped speech.
+DEFAULT = (512, 512, 128)
 
 
 def layer_sizes(sizes: str | None, depth: int | None) -> tuple[int, ...]:
@@ -21,7 +22,7 @@ def layer_sizes(sizes: str | None, depth: int | None) -> tuple[int, ...]:
     Parameters
     ----------
     sizes : whole numbers with commas between them, such as "1024,512,128"; None: by depth
-    depth : 2 to 6, a network of the published sizes; None: 3
+    depth : 2 to 6, a network of the published sizes; None: by `sizes`, else 512,512,128
 
     Returns
     -------
@@ -35,7 +36,7 @@ def layer_sizes(sizes: str | None, depth: int | None) -> tuple[int, ...]:
     if sizes is None:
         if depth is not None and depth not in PUBLISHED:
             raise RanvierError(f"layer_sizes: depth is {depth}; needs 2 to 6; name other networks by sizes")
-        return PUBLISHED[DEPTH if depth is None else depth]
+        return DEFAULT if depth is None else PUBLISHED[depth]
     if depth is not None:
         raise RanvierError(f"layer_sizes: got sizes {sizes} and depth {depth}; needs one of them; leave out the other")
     words = sizes.split(",")

@@ -20,7 +20,9 @@ from ranvier.ops import spikes_from_events
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 M, K, STEPS, BATCH = 6, 3, 6, 4
-SMALL = Config.of("deep", sizes="10,8,5", max_activity=1.0, near_threshold=-1e9, near_schedule=False)
+# The published steps.
+STEP = {"dt": 1.0, "alpha": 0.95}
+SMALL = Config.of("deep", sizes="10,8,5", max_activity=1.0, near_threshold=-1e9, near_schedule=False, **STEP)
 LABELS = jnp.array([0, 2, 1, 1])
 
 
@@ -197,7 +199,7 @@ def test_near_threshold_goes_half_of_the_way_at_each_update():
 
 
 def test_sizes():
-    assert layer_sizes("7, 5", None) == (7, 5) and layer_sizes(None, None) == (1024, 512, 128)
+    assert layer_sizes("7, 5", None) == (7, 5) and layer_sizes(None, None) == (512, 512, 128)
     assert [len(layer_sizes(None, depth)) for depth in range(2, 7)] == [2, 3, 4, 5, 6]
     assert capacities(0.05, (1024, 100, 1)) == (52, 5, 1) and capacities("0.07,1", (100, 9)) == (7, 9)
     for bad in ((None, 7), ("5,", None), ("5", 2)):
@@ -232,7 +234,7 @@ def test_products_follow_the_options():
 
 @pytest.mark.parametrize("options", [{"sizes": "40,30,5"}, {"sizes": "40,5", "bias": False, "recurrent": True}])
 def test_start_reaches_its_goal(options):
-    config = Config.of("deep", max_activity=1.0, **options)
+    config = Config.of("deep", max_activity=1.0, **STEP, **options)
     network, given = jax.jit(lambda: init_deep(config, jax.random.key(3), M, K))(), events(60, 200)
     fitted, fits = fit_start(network, config, given, duration=60.0, capacity=16)
     assert all(fit.close and fit.passes < 60 for fit in fits) and len(describe(fits, config)) == 1
@@ -260,7 +262,7 @@ def test_start_reaches_its_goal(options):
 
 def test_a_start_that_is_not_reached_is_said():
     # sizes and options of the last test, which has compiled them
-    config = Config.of("deep", max_activity=1.0, sizes="40,5", bias=False, recurrent=True)
+    config = Config.of("deep", max_activity=1.0, **STEP, sizes="40,5", bias=False, recurrent=True)
     network = jax.jit(lambda: init_deep(config, jax.random.key(3), M, K))()
     silent = Events(jnp.full((BATCH, 200), jnp.inf), jnp.zeros((BATCH, 200), jnp.int32), M)
     _, fits = fit_start(network, config, silent, duration=60.0, capacity=16)

@@ -35,10 +35,11 @@ CONFIG = Config.of(
     max_activity=0.5,
     mode="sparse",
     dt=1.0,
+    alpha=0.95,
     near_schedule=True,
 )
 WORDS = "--sizes 12,6 --epochs 3 --batch-size 8 --warmup 0 --lr 2e-2 --max-activity 0.5 --mode sparse --dt 1 "
-WORDS += "--near-schedule"
+WORDS += "--alpha 0.95 --near-schedule"
 FOLDER = "runs/speech-deep-12-6-s0"
 
 
