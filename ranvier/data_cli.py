@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from ranvier.errors import RanvierError
 
 COMMANDS = ("list", "info", "get", "check", "convert", "show")
-SOUNDS = (".wav", ".flac")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -309,9 +308,11 @@ def _convert_sound(path: Path, target: Path, n_channels: int | None, encoder: st
 
 
 def _is_sound(path: Path) -> bool:
+    from ranvier.data.convert import SOUND_ENDINGS
+
     if path.is_dir():
-        return any(file.suffix.lower() in SOUNDS for file in path.rglob("*"))
-    return path.suffix.lower() in (".csv", *SOUNDS)
+        return any(file.suffix.lower() in SOUND_ENDINGS for file in path.rglob("*"))
+    return path.suffix.lower() == ".csv"
 
 
 def _show(name: str, sample: int, part: str, out: str | None, n_channels: int) -> int:

@@ -395,7 +395,7 @@ def small(n: int = 8) -> Dataset:
 
 def test_a_thousand_broken_hdf5_files(tmp_path, monkeypatch):
     """Some of them end the HDF5 library or keep it for ever; its process is ended and the file is named."""
-    monkeypatch.setattr(hdf5_process, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(hdf5_process, "PATIENCE_S", 0.3)
     path = tmp_path / "a.h5"
     hdf5_writer.write(path, small())
     raw = path.read_bytes()

@@ -359,6 +359,8 @@ def test_convert_sounds(tmp_path, capsys, out):
                 file.setframerate(8000)
                 file.writeframes(rng.normal(0, 3000, 400).astype("<i2").tobytes())
     (tmp_path / "sounds" / "b" / "broken.wav").write_bytes(b"RIFF and no more")
+    with pytest.raises(RanvierError, match="got sounds; needs events; type `ranvier data convert"):
+        data.load(tmp_path / "sounds")
     words = ("--encoder", "mel", "--n-channels", "32")
     code, printed, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / out, *words)
     assert code == 0 and printed == f"{tmp_path / out}\n" and "broken.wav" in err

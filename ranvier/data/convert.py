@@ -25,6 +25,7 @@ from ranvier.errors import RanvierError
 RECORDS_A_PIECE, ROWS_A_PIECE = 128, 1024
 HDF5_ENDINGS = (".h5", ".hdf5", ".h5.gz")
 STORE_ENDING = store.ENDING
+SOUND_ENDINGS = (".wav", ".flac")
 HDF5_VERSION = 1
 Progress = Callable[[int, int], None]
 
@@ -119,6 +120,8 @@ def source_of(
         files = sorted(path.rglob("*.aedat"))
         if files:
             return recordings(files, name, sensor)
+    if path.is_dir() and any(file.suffix.lower() in SOUND_ENDINGS for file in path.rglob("*")):
+        _refuse(path, "sounds", "events", f"type `ranvier data convert {path} OUT.h5` and use OUT.h5")
     if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
         return _records(path, name, sensor)
     _refuse(path, "no recordings" if path.exists() else "no such file", "a known format", "see ranvier data convert -h")

@@ -1,9 +1,9 @@
 """The process that opens HDF5 files, run by `ranvier.data.hdf5_process`: what kills the HDF5 library kills no more.
 
-Requests come as lines of JSON `{"path", "start", "stop", "names"}` on standard input. An answer is a line of JSON and
-behind it the bytes of the arrays that it names: `{"arrays": {name: [type, length]}, "keys": [...]}`, or
-`{"error": found}`, or `{"refused": [found, needed, remedy]}`. It imports nothing of the package:
-it starts quickly.
+After a line `{}`, which says that the libraries are there, requests come as lines of JSON
+`{"path", "start", "stop", "names"}` on standard input. An answer is a line of JSON and behind it the bytes of the
+arrays that it names: `{"arrays": {name: [type, length]}, "keys": [...]}`, or `{"error": found}`, or
+`{"refused": [found, needed, remedy]}`. Nothing of the package is imported, so that it starts quickly.
 """
 
 import gzip
@@ -81,7 +81,9 @@ def answer(request: dict) -> tuple[dict, list[np.ndarray]]:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Say that the libraries are there, and answer requests until there are no more."""
+    sys.stdout.buffer.write(b"{}\n")
+    sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         head, arrays = answer(json.loads(line))
         sys.stdout.buffer.write(json.dumps(head).encode() + b"\n")

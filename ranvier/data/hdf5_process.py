@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
+START_S = 120.0  # until the process is there, on a machine that is busy
 # An answer may take this long, and longer for larger files; a whole file of SHD takes seconds.
 PATIENCE_S, SLOWEST_BYTES_A_S = 30.0, 2e6
 BLOCK = 1 << 20  # bytes
@@ -75,16 +76,17 @@ class _Child:
             bufsize=0,
         )
         self.rest = b""
+        try:
+            self._line(time.monotonic() + START_S)
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, request: dict, patience: float) -> tuple[dict, dict[str, np.ndarray]]:
         try:
             self._write(json.dumps(request).encode() + b"\n")
             deadline = time.monotonic() + patience
-            line = self.rest
-            while b"\n" not in line:
-                line += self._some(deadline)
-            text, _, self.rest = line.partition(b"\n")
-            head = json.loads(text)
+            head = json.loads(self._line(deadline))
             arrays = {
                 name: self._array(kind, length, deadline) for name, (kind, length) in head.get("arrays", {}).items()
             }
@@ -102,6 +104,13 @@ class _Child:
     def _write(self, data: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(data)
+
+    def _line(self, deadline: float) -> bytes:
+        line = self.rest
+        while b"\n" not in line:
+            line += self._some(deadline)
+        line, _, self.rest = line.partition(b"\n")
+        return line
 
     def _some(self, deadline: float) -> bytes:
         assert self.process.stdout is not None
