@@ -48,7 +48,7 @@ def cochlea(
         Root mean square of the whole with its margins; silence stays silence.
     causal : bool
         True: the wave along the membrane comes after the sound, low frequencies last, as in an ear. False: its phases
-        have the opposite sign and low frequencies lead by up to 40 ms, as in the published data sets; for networks that
+        have the opposite sign and low frequencies lead by up to 24 ms, as in the published data sets; for networks that
         are trained on those.
     native : bool, optional
         Whether the compiled library computes; by default where there is one. NumPy gives the same spikes, later.

@@ -24,7 +24,7 @@ SOUND_SPEED = 34_300.0  # cm / s, in the ear canal
 GAIN = 45.8  # velocities in units of the hair cells' A and B for a sound of full scale 1
 
 BLOCK = 32_768  # samples of a Fourier transform
-TAPS = 8_192  # of an impulse response: the slowest place has 1e-4 of its energy left after 110 ms
+TAPS = 8_192  # of an impulse response: the slowest place has 1e-4 of its energy left after 101 ms
 AHEAD = 1_024  # taps on the short side
 HOP = BLOCK - TAPS
 CHANNELS_AT_ONCE = 16  # a block of the compiled cells; neighbours share how far their band reaches
@@ -98,7 +98,7 @@ class Membrane:
     channels : int
     causal : bool
         Whether the wave travels after the sound. In the published data sets it comes before: its phases have the
-        opposite sign, and low frequencies lead by up to 40 ms.
+        opposite sign, and low frequencies lead by up to 24 ms.
     """
 
     def __init__(self, channels: int, causal: bool):
