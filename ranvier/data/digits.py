@@ -49,7 +49,7 @@ def load(name: str = "digits") -> Splits:
         If scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # type: ignore[import-not-found]
     except ImportError as error:
         raise RanvierError(
             f"data.load: got {name} without its images ({error}); needs the package scikit-learn; "
