@@ -49,7 +49,8 @@ def ask(path: Path, start: int, stop: int | None, names: tuple[str, ...]) -> tup
     Broken
         If the process ended or did not return.
     """
-    request = {"path": str(path), "start": start, "stop": stop, "names": list(names)}
+    # The process keeps the folder that it was started in; its user may have moved on.
+    request = {"path": str(path.absolute()), "start": start, "stop": stop, "names": list(names)}
     child = _take()
     try:
         head, arrays = child.ask(request, PATIENCE_S + path.stat().st_size / SLOWEST_BYTES_A_S)
