@@ -6,6 +6,9 @@
     python -m benchmarks.map --plot map.json [more.json ...] --figure docs/figures/map.png
     python -m benchmarks.map --fit map.json [more.json ...]      costs that fit the timings; with --ship, the package's
 
+On a GPU `map_cuda.cu` measures the whole map in half a minute, without what JAX takes to call a kernel; its file is read
+here like one of this program.
+
 Matrices are square. Neurons spike independently with the given probability, and as many are near the threshold, which
 counts for the spike gradient alone. Rows: `sparse`, the compiled kernels; `float32`, `tf32`, `bfloat16` and `split`,
 the dense ways of `spike_matmul`, from lists, with the time that it takes to make rows of them; `plain float32` and so
@@ -187,7 +190,8 @@ def main():
         from benchmarks.map_picture import draw, losses, table
 
         about, rows = read(options.plot)
-        draw(rows, options.figure, f"Sparse against dense products, {about['device']}, float32")
+        shown = [x for x in rows if x["n"] == x["columns"] and x["n"] in options.sizes and x["lists"] in options.batch]
+        draw(shown, options.figure, f"Sparse against dense products, {about['device']}, float32")
         print("\n".join([*losses(rows), "", *table(rows, options.sizes, options.batch, options.activity)]))
     else:
         run(options)
