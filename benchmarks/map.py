@@ -6,8 +6,8 @@
     python -m benchmarks.map --plot map.json [more.json ...] --figure docs/figures/map.png
     python -m benchmarks.map --fit map.json [more.json ...]      costs that fit the timings; with --ship, the package's
 
-On a GPU `map_cuda.cu` measures the whole map in half a minute, without what JAX takes to call a kernel; its file is read
-here like one of this program.
+On a GPU `map_cuda.cu` measures the whole map in half a minute, without what JAX takes to call a kernel; its file is
+read here like one of this program.
 
 Matrices are square. Neurons spike independently with the given probability, and as many are near the threshold, which
 counts for the spike gradient alone. Rows: `sparse`, the compiled kernels; `float32`, `tf32`, `bfloat16` and `split`,
