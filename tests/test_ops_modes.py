@@ -414,6 +414,7 @@ def test_dense_products_in_pieces(monkeypatch, word):
     whole = jax.jit(three)(values, ids, count, matrix, g)
     monkeypatch.setattr(pieces, "AT_ONCE", 0)
     monkeypatch.setattr(pieces, "PIECE", 2 * 4 * 4 * N)
+    monkeypatch.setattr(pieces, "MATRICES", 0)
     cut = jax.jit(lambda *operands: three(*operands))(values, ids, count, matrix, g)
     for a, b in zip(whole, cut, strict=True):
         near(b, a, EXACT)

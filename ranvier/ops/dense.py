@@ -21,7 +21,8 @@ def gather(values, ids, count, matrix, reach, *, ways, word, platform):
         if word != "split":
             return rows_of(word, *lists)
         # three products, each of the result's size, besides the lists as rows
-        return pieces.joined(functools.partial(rows_of, word), lists, 2 * n_rows + 12 * matrix.shape[2])
+        row_bytes = 2 * n_rows + 12 * matrix.shape[2]
+        return pieces.joined(functools.partial(rows_of, word), lists, row_bytes, matrix.nbytes)
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
@@ -35,7 +36,9 @@ def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
         if word != "split":
             return matrix_of(word, count, values, ids, g)
         # the parts of `g` besides the lists as rows
-        return pieces.summed(functools.partial(matrix_of, word), count, (values, ids, g), 2 * n_rows + 6 * g.shape[2])
+        columns = g.shape[2]
+        row_bytes, matrix_bytes = 2 * n_rows + 6 * columns, 4 * g.shape[0] * n_rows * columns
+        return pieces.summed(functools.partial(matrix_of, word), count, (values, ids, g), row_bytes, matrix_bytes)
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
@@ -46,7 +49,7 @@ def dots(ids, count, matrix, g, *, ways, word, platform):
         return reference.at(every, ids, count)
 
     # a product with every row, of which few are wanted
-    return [pieces.joined(listed, (ids, count, g), g.dtype.itemsize * matrix.shape[1])]
+    return [pieces.joined(listed, (ids, count, g), g.dtype.itemsize * matrix.shape[1], matrix.nbytes)]
 
 
 def densify(values, ids, count, n_rows, dtype):

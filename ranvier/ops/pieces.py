@@ -5,17 +5,19 @@ import jax.numpy as jnp
 
 from ranvier.binding import vary_alike
 
-# Bytes of a dense row of numbers for every list, above which they are not made at once, and of those of a piece.
-AT_ONCE, PIECE = 48 << 20, 24 << 20
+# Bytes of dense rows above which they are not made at once, and of those of a piece.
+AT_ONCE, PIECE = 64 << 20, 32 << 20
+# A piece has so many times the bytes of the matrix, since each reads, and perhaps rounds, all of it.
+MATRICES = 4
 
 
-def joined(function, arrays, row_bytes):
+def joined(function, arrays, row_bytes, matrix_bytes):
     """`function(*arrays)`, whose result has the lists in the axes that `arrays` have: (Q, R, ...).
 
-    `row_bytes` is the memory that `function` needs for a list. The last piece may begin inside of the one before: the
-    lists that both have get the same numbers twice.
+    `row_bytes` is the memory that `function` needs for a list, `matrix_bytes` that of what all lists share. The last
+    piece may begin inside of the one before: the lists that both have get the same numbers twice.
     """
-    pieces, size = _cut(arrays[0].shape, row_bytes)
+    pieces, size = _cut(arrays[0].shape, row_bytes, matrix_bytes)
     if pieces == 1:
         return function(*arrays)
     part = jax.eval_shape(function, *(_piece(x, 0, size) for x in arrays))
@@ -28,9 +30,9 @@ def joined(function, arrays, row_bytes):
     return jax.lax.fori_loop(0, pieces, put, _zeros(shape, part.dtype, arrays))
 
 
-def summed(function, count, arrays, row_bytes):
+def summed(function, count, arrays, row_bytes, matrix_bytes):
     """`function(count, *arrays)`, which is a sum over lists; `count` (Q, R) of 0 leaves a list out."""
-    pieces, size = _cut(count.shape, row_bytes)
+    pieces, size = _cut(count.shape, row_bytes, matrix_bytes)
     if pieces == 1:
         return function(count, *arrays)
 
@@ -44,11 +46,11 @@ def summed(function, count, arrays, row_bytes):
     return jax.lax.fori_loop(0, pieces, add, _zeros(like.shape, like.dtype, (count, *arrays)))
 
 
-def _cut(shape, row_bytes):
+def _cut(shape, row_bytes, matrix_bytes):
     """Number of pieces, and lists a piece."""
     n_groups, n_lists = shape[:2]
     total = n_groups * n_lists * row_bytes
-    pieces = 1 if total <= AT_ONCE else min(n_lists, -(-total // PIECE))
+    pieces = 1 if total <= AT_ONCE else min(n_lists, -(-total // max(PIECE, MATRICES * matrix_bytes)))
     size = -(-n_lists // pieces)
     return -(-n_lists // size), size
 
