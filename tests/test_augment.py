@@ -204,8 +204,7 @@ CONFIG = replace(
 
 @pytest.fixture(scope="module")
 def splits(data):
-    part = data.subset(np.array([0, 1, 3, 4]))
-    return Splits(data, part, part)
+    return Splits(data, data.subset(np.array([0, 1])), data.subset(np.array([3, 4])))
 
 
 class StopsAfter(train.Quiet):
