@@ -155,6 +155,7 @@ def _train_run(config: Config, run: Run | None) -> int:
     _set_precision(config)
     import jax
 
+    from ranvier.augment import settled
     from ranvier.train import TrainingDiverged, fit, init_state
 
     splits = _load_data(config)
@@ -162,7 +163,8 @@ def _train_run(config: Config, run: Run | None) -> int:
         _say(line)
     resume = run is not None
     if run is None:
-        # A network that cannot be made is found out before --overwrite replaces a run.
+        # What cannot be made, or does not fit the data, is found out before --overwrite replaces a run.
+        settled(config, splits.train)
         jax.eval_shape(lambda: init_state(config, splits.train.n_channels, splits.train.n_classes))
         run = Run.create(None, config, overwrite=config.overwrite)
     _say(f"run {run.folder}")
@@ -286,6 +288,9 @@ def _load_data(config: Config):
         if part == "test":
             groups = {name: np.flatnonzero(np.isin(chosen, g)) for name, g in splits.test_groups.items()}
             splits = replace(splits, test_groups={name: g for name, g in groups.items() if len(g)})
+    if config.downsample > 1:
+        smaller = {part: data.downsample(getattr(splits, part), config.downsample) for part in limits}
+        splits = replace(splits, **smaller)
     return splits
 
 

@@ -38,6 +38,8 @@ class Config:
     """How training samples are divided: stratified by class, or so that no speaker is in two parts."""
     n_channels: int = 700
     """Input channels of an event file [count]; a named data set has its own."""
+    downsample: int = 1
+    """Recordings of an event camera: join squares of so many by so many pixels to one [count]; 1: off."""
     limit_train: int | None = None
     """Use at most this many training samples [count]; None: all."""
     limit_validation: int | None = None
@@ -211,9 +213,12 @@ class Config:
     # augmentation of the training samples
     augment_shift: int | None = None
     """Move each training sample by a random number of channels, at most this many either way [count]; 0: off; None: 40
-    for the data set speech, else off."""
+    for the data set speech, else off. For a camera see augment_crop."""
     augment_jitter: float = 0.0
-    """Move each training event by a normal number of channels with this standard deviation [count]; 0: off."""
+    """Move each training event by a normal number of channels with this standard deviation, of a camera by one of rows
+    and one of columns [count]; 0: off."""
+    augment_time_jitter: float = 0.0
+    """Move each training event by a normal time with this standard deviation [ms]; 0: off."""
     augment_stretch: float | None = None
     """Multiply the times of each training sample by a random factor, at most this far from 1 [1]; 0: off; None: 0.1 for
     the data set speech, else off."""
@@ -221,6 +226,12 @@ class Config:
     """Probability that a training event is left out, in [0, 1) [1]; 0: off."""
     augment_blend: float = 0.0
     """Probability that a training sample is blended with another one of its class [1]; 0: off."""
+    augment_crop: int = 0
+    """Event cameras: move each training sample by random numbers of rows and columns, at most this many either way, and
+    leave out what leaves the sensor [count]; 0: off."""
+    augment_flip: float = 0.0
+    """Event cameras: probability that left and right of a training sample change places, for classes that do not differ
+    in them [1]; 0: off."""
 
     # run folder
     out: str = "runs"
@@ -432,7 +443,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("limit_train", "limit_validation", "limit_test", "n_channels", "hidden", "epochs", "batch_size"), _count
     ),
-    **dict.fromkeys(("input_capacity", "readout_interval", "pieces"), _count),
+    **dict.fromkeys(("downsample", "input_capacity", "readout_interval", "pieces"), _count),
     **dict.fromkeys(("alpha", "initial_activity"), (lambda x: 0 < x < 1, "a fraction in (0, 1)")),
     **dict.fromkeys(("gain", "initial_std", "surrogate_scale"), _positive),
     "warmup_epochs": _not_negative,
@@ -443,10 +454,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("weight_scale_in", "weight_scale_rec", "weight_scale_out", "delay_lr_scale"), _not_negative),
     **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight"), _not_negative),
     **dict.fromkeys(("delay_mu", "delay_sigma"), (lambda x: x >= 0, "a number of ms that is not negative")),
-    **dict.fromkeys(("warmup", "augment_shift"), (lambda x: x >= 0, "a whole number that is not negative")),
-    "augment_jitter": _not_negative,
+    **dict.fromkeys(
+        ("warmup", "augment_shift", "augment_crop"), (lambda x: x >= 0, "a whole number that is not negative")
+    ),
+    **dict.fromkeys(("augment_jitter", "augment_time_jitter"), _not_negative),
     **dict.fromkeys(("augment_stretch", "augment_drop"), (lambda x: 0 <= x < 1, "a fraction in [0, 1)")),
-    "augment_blend": (lambda x: 0 <= x <= 1, "a probability in [0, 1]"),
+    **dict.fromkeys(("augment_blend", "augment_flip"), (lambda x: 0 <= x <= 1, "a probability in [0, 1]")),
     "decay_steps": _count,
     "decay_to": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
     "sparsity": (lambda x: 0 <= x < 1, "a fraction in [0, 1)"),

@@ -12,12 +12,14 @@ from ranvier.augment import Augmentation, augmented_batch, blended_row, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
 from ranvier.data.recordings import to_device
+from ranvier.errors import RanvierError
 from ranvier.runs import Run
 from tests.toy import TOY
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 M, K = 40, 3
+SENSOR = (2, 4, 5)  # a camera of M channels
 LABELS = np.array([0, 1, 0, 2, 1, 0, 1, 2], np.int32)
 COUNTS = (30, 25, 0, 40, 12, 33, 1, 40)
 INDICES = np.array([3, 0, 2, 6, 6, 5])
@@ -30,8 +32,18 @@ KINDS = {
     "blend": Augmentation(blend=0.6),
     "always blended": Augmentation(blend=1.0),
     "all": Augmentation(shift=9, jitter=1.5, stretch=0.2, drop=0.2, blend=0.7),
+    "time jitter": Augmentation(time_jitter=5.0),
+    "all with time jitter": Augmentation(shift=9, jitter=1.5, stretch=0.2, drop=0.2, blend=0.7, time_jitter=2.0),
 }
-each = pytest.mark.parametrize("how", KINDS.values(), ids=KINDS.keys())
+OF_CAMERAS = {
+    "crop": Augmentation(crop=2),
+    "flip": Augmentation(flip=0.5),
+    "jitter of pixels": Augmentation(jitter=1.0),
+    "blend of pixels": Augmentation(blend=0.6),
+    "all of pixels": Augmentation(crop=1, flip=0.5, jitter=0.5, stretch=0.2, drop=0.2, blend=0.7, time_jitter=2.0),
+}
+CASES = [(how, None) for how in KINDS.values()] + [(how, SENSOR) for how in OF_CAMERAS.values()]
+each = pytest.mark.parametrize(("how", "sensor"), CASES, ids=[*KINDS, *OF_CAMERAS])
 
 
 @pytest.fixture(scope="module")
@@ -56,42 +68,60 @@ def rows(events):
 
 def by_loops(key, data, device, indices, how):
     """The definition, an event at a time."""
+    # The first six are those of the time before there were more kinds.
     k_mate, k_blend, k_take, k_shift, k_jitter, k_stretch = jax.random.split(key, 6)
+    k_late, k_crop, k_flip = jax.random.split(key, 9)[6:]
+    sizes = (M,) if data.sensor is None else data.sensor[1:]
+    axes = len(sizes)
     width, n = device.row, len(indices)
     columns = 2 * width if how.blend else width
     mate = np.asarray(device.classmates(k_mate, indices))
     blended = np.asarray(jax.random.uniform(k_blend, (n, 1)))[:, 0] < how.blend
     luck = np.asarray(jax.random.uniform(k_take, (n, columns)))
     shift = np.asarray(jax.random.randint(k_shift, (n, 1), -how.shift, how.shift + 1))[:, 0]
-    jitter = np.asarray(jax.random.normal(k_jitter, (n, columns)))
+    crop = np.asarray(jax.random.randint(k_crop, (axes, n, 1), -how.crop, how.crop + 1))[:, :, 0]
+    flipped = np.asarray(jax.random.uniform(k_flip, (n, 1)))[:, 0] < how.flip
+    jitter = np.asarray(jax.random.normal(k_jitter, (axes, n, columns)))
+    delay = np.asarray(jax.random.normal(k_late, (n, columns)))
     factor = np.asarray(jax.random.uniform(k_stretch, (n, 1), minval=1 - how.stretch, maxval=1 + how.stretch))[:, 0]
 
     def sample(i):
+        """Polarity, time, and place on each axis of every event."""
         part = slice(data.offsets[i], data.offsets[i + 1])
-        return list(zip(data.times[part].tolist(), data.channels[part].tolist(), strict=True))
+        shape = (1, M) if data.sensor is None else data.sensor
+        places = [np.unravel_index(channel, shape) for channel in data.channels[part]]
+        return [(int(p), time, *map(int, at)) for time, (p, *at) in zip(data.times[part].tolist(), places, strict=True)]
 
     result = []
     for b, i in enumerate(indices):
         own, other = sample(i), sample(mate[b]) if blended[b] else []
-        late, up = 0.0, 0
+        move = [0.0] * (1 + axes)
         if own and other:
-            late, up = ((np.mean([e[k] for e in other]) - np.mean([e[k] for e in own])) / 2 for k in (0, 1))
-            up = round(up)
+            move = [(np.mean([e[k] for e in other]) - np.mean([e[k] for e in own])) / 2 for k in range(1, 2 + axes)]
+        late, *up = move
         taken = []
         for first, events, sign in ((0, own, 1), (width, other, -1)):
-            for column, (time, channel) in enumerate(events, first):
+            for column, (polarity, time, *at) in enumerate(events, first):
                 if luck[b, column] >= (1 - how.drop) * (0.5 if blended[b] else 1.0):
                     continue
-                time = (time + sign * late) * float(factor[b])
-                channel += sign * up + int(shift[b]) + round(how.jitter * float(jitter[b, column]))
-                if 0 <= time <= data.latest and 0 <= channel < M:
+                time = (time + sign * late) * float(factor[b]) + how.time_jitter * float(delay[b, column])
+                at = [x + sign * round(u) for x, u in zip(at, up, strict=True)]
+                if flipped[b]:
+                    at[-1] = sizes[-1] - 1 - at[-1]
+                for k in range(axes):
+                    at[k] += int(shift[b]) + int(crop[k, b]) + round(how.jitter * float(jitter[k, b, column]))
+                if 0 <= time <= data.latest and all(0 <= x < size for x, size in zip(at, sizes, strict=True)):
+                    channel = polarity
+                    for x, size in zip(at, sizes, strict=True):
+                        channel = channel * size + x
                     taken.append((time, channel))
         result.append(sorted(taken, key=lambda event: event[0]))
     return result
 
 
 @each
-def test_a_batch_is_that_of_the_loops(data, how):
+def test_a_batch_is_that_of_the_loops(data, how, sensor):
+    data = replace(data, sensor=sensor)
     device = to_device(data)
     seen = 0
     for seed in range(4):
@@ -108,8 +138,8 @@ def test_a_batch_is_that_of_the_loops(data, how):
 
 
 @each
-def test_events_are_sorted_and_in_range(data, how):
-    device = to_device(data)
+def test_events_are_sorted_and_in_range(data, how, sensor):
+    device = to_device(replace(data, sensor=sensor))
     for seed in range(4, 8):
         events = augmented_batch(jax.random.key(seed), device, INDICES, how)
         assert events.n_channels == M and events.time.dtype == np.float32 and events.channel.dtype == np.int32
@@ -121,8 +151,8 @@ def test_events_are_sorted_and_in_range(data, how):
 
 
 @each
-def test_a_key_decides_the_batch(data, how):
-    device = to_device(data)
+def test_a_key_decides_the_batch(data, how, sensor):
+    device = to_device(replace(data, sensor=sensor))
     a, b, c = (rows(augmented_batch(jax.random.key(k), device, INDICES, how)) for k in (1, 1, 2))
     assert a == b and a != c
 
@@ -166,6 +196,8 @@ def test_a_blend_is_of_two_samples_of_one_class():
 def test_options_of_a_run():
     config = Config(augment_shift=3, augment_jitter=1.0, augment_stretch=0.1, augment_drop=0.2, augment_blend=0.3)
     assert Augmentation.of(config) == Augmentation(3, 1.0, 0.1, 0.2, 0.3)
+    config = Config(augment_time_jitter=0.5, augment_crop=2, augment_flip=0.25)
+    assert Augmentation.of(config) == Augmentation(time_jitter=0.5, crop=2, flip=0.25)
 
 
 def test_what_options_leave_open_depends_on_the_data(data):
@@ -177,6 +209,55 @@ def test_what_options_leave_open_depends_on_the_data(data):
     assert Augmentation.of(settled(Config(), data)).off and Augmentation.of(Config()).off
     asked = Config(augment_shift=3, augment_stretch=0.2)
     assert settled(asked, data) == settled(asked, speech) == asked
+
+
+@pytest.mark.parametrize(
+    ("how", "sensor", "needs"),
+    [
+        ({"augment_shift": 3}, SENSOR, "augment_crop"),
+        ({"augment_crop": 3}, None, "camera"),
+        ({"augment_flip": 0.5}, None, "camera"),
+    ],
+)
+def test_what_does_not_go_with_the_data_is_refused(data, how, sensor, needs):
+    data = replace(data, sensor=sensor)
+    name, value = next(iter(how.items()))
+    for call in (
+        lambda: settled(Config(**how), data),
+        lambda: augmented_batch(jax.random.key(0), to_device(data), INDICES, Augmentation.of(Config(**how))),
+    ):
+        with pytest.raises(RanvierError, match=f"{name} {value} .* needs .*{needs}") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    other = replace(data, sensor=None if sensor else SENSOR)
+    assert settled(replace(Config(**how), augment_stretch=0.0, augment_shift=how.get("augment_shift", 0)), other)
+
+
+def test_a_crop_moves_a_sample_as_a_whole_and_a_flip_mirrors_it():
+    # Every pixel of both polarities once, at the time of its number.
+    n, pixels = len(INDICES), np.arange(M)
+    times = np.tile(pixels, n).astype(np.float32)
+    zero, names = np.zeros(n, np.int32), ("a",)
+    data = Dataset("toy", times, times.astype(np.int32), M * np.arange(n + 1), zero, M, names, sensor=SENSOR)
+    polarity, y, x = np.unravel_index(pixels, SENSOR)
+    windows = {
+        (down, right): [
+            (t, np.ravel_multi_index((p, v + down, u + right), SENSOR))
+            for t, p, v, u in zip(pixels, polarity, y, x, strict=True)
+            if 0 <= v + down < 4 and 0 <= u + right < 5
+        ]
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+    }
+    key, device, indices = jax.random.key(0), to_device(data), np.arange(n)
+    found = [
+        [move for move, window in windows.items() if row == window]
+        for row in rows(augmented_batch(key, device, indices, Augmentation(crop=1)))
+    ]
+    assert all(len(moves) == 1 for moves in found) and len({moves[0] for moves in found}) >= 4
+    mirror = list(zip(pixels, np.ravel_multi_index((polarity, y, 4 - x), SENSOR), strict=True))
+    for row in rows(augmented_batch(key, device, indices, Augmentation(flip=1.0))):
+        assert row == mirror
 
 
 @pytest.mark.parametrize("row", [1, 2, 40, 15360])
@@ -199,6 +280,7 @@ CONFIG = replace(
     augment_stretch=0.2,
     augment_drop=0.2,
     augment_blend=0.5,
+    augment_time_jitter=1.0,
 )
 
 
@@ -252,7 +334,11 @@ def test_resume_equals_an_uninterrupted_run(whole, splits, tmp_path, stop):
 
 def test_only_training_is_augmented(whole, splits):
     run, report = whole
-    plain = replace(CONFIG, augment_shift=0, augment_jitter=0.0, augment_stretch=0.0, augment_drop=0.0, augment_blend=0)
+    off = dict.fromkeys(
+        ("augment_jitter", "augment_stretch", "augment_drop", "augment_blend", "augment_time_jitter"), 0.0
+    )
+    plain = replace(CONFIG, augment_shift=0, **off)
+    assert Augmentation.of(plain).off
     test = train.evaluate(report.network, splits.test, plain, duration=64.0)["all"]
     for name in train.MEANS:
         assert measured(run)[-1][name] == pytest.approx(getattr(test, name), rel=1e-5)

@@ -2,5 +2,6 @@
 
 from ranvier.data.dataset import Dataset as Dataset
 from ranvier.data.dataset import Splits as Splits
+from ranvier.data.pixels import downsample as downsample
 from ranvier.data.sources import load as load
 from ranvier.data.sources import names as names

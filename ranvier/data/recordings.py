@@ -35,6 +35,8 @@ class Recordings:
         M; static.
     row : int
         Length E of the rows of a batch; static, at least the number of events of the longest sample.
+    sensor : (polarities, height, width), optional
+        Of a camera; static, see `Dataset`.
     """
 
     time: jax.Array
@@ -48,6 +50,7 @@ class Recordings:
     latest: jax.Array
     n_channels: int = field(metadata={"static": True})
     row: int = field(metadata={"static": True})
+    sensor: tuple[int, int, int] | None = field(default=None, metadata={"static": True})
 
     def batch(self, indices: jax.Array) -> Events:
         """Events of the samples `indices` (B,), which must be in [0, n): (B, E), as `Dataset.batch` gives them."""
@@ -112,4 +115,5 @@ def to_device(dataset: Dataset, row: int | None = None) -> Recordings:
         latest=jnp.asarray(dataset.latest, jnp.float32),
         n_channels=dataset.n_channels,
         row=row,
+        sensor=dataset.sensor,
     )
