@@ -145,7 +145,7 @@ def augmented_batch(key: jax.Array, recordings: Recordings, indices: jax.Array, 
         return events
     sensor = recordings.sensor
     _refuse_unfit(how, sensor, "these samples")
-    k_mate, k_blend, k_take, k_shift, k_jitter, k_stretch, k_late, k_crop, k_flip = jax.random.split(key, 9)
+    k_mate, k_blend, k_take, k_shift, k_jitter, k_stretch, k_late, k_crop, k_flip = _keys(key)
     time, n_rows = events.time, events.time.shape[0]
     place, plane = _placed(events.channel, sensor)
     chance = jnp.full((n_rows, 1), 1.0 - how.drop, time.dtype)
@@ -182,6 +182,15 @@ def augmented_batch(key: jax.Array, recordings: Recordings, indices: jax.Array, 
     if how.time_jitter:
         return _sorted(time, channel, taken, row, events.n_channels)
     return _packed(time, channel, taken, events.time.shape[1], row, events.n_channels)
+
+
+def drawn_mates(key: jax.Array, recordings: Recordings, indices: jax.Array) -> jax.Array:
+    """The samples that `augmented_batch` blends the samples `indices` (B,) with at the same key: (B,) int32."""
+    return recordings.classmates(_keys(key)[0], indices)
+
+
+def _keys(key: jax.Array) -> jax.Array:
+    return jax.random.split(key, 9)
 
 
 def blended_row(row: int) -> int:

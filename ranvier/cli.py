@@ -20,7 +20,7 @@ from ranvier.errors import RanvierError
 from ranvier.runs import Run
 
 INTERRUPTED = 130
-ON_RESUME = ("epochs", "backend", "live", "post_mortem", "resume")  # options that may differ from those of the run
+ON_RESUME = ("epochs", "backend", "stream", "live", "post_mortem", "resume")  # may differ from those of the run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -300,7 +300,7 @@ def _check_resume(old: Config, new: Config) -> None:
         if before != now and field.name not in ON_RESUME:
             raise RanvierError(
                 f"train: got {field.name} {now} for a run with {before}; needs the options of the run, "
-                f"only epochs and backend may change; leave out --{field.name.replace('_', '-')}"
+                f"only epochs, backend and stream may change; leave out --{field.name.replace('_', '-')}"
             )
 
 

@@ -46,6 +46,9 @@ class Config:
     """Use at most this many validation samples [count]; None: all."""
     limit_test: int | None = None
     """Use at most this many test samples [count]; None: all."""
+    stream: Literal["auto", "on", "off"] = "auto"
+    """Send samples to the device batch by batch, or all of them at the start; auto: batch by batch where all would take
+    more than half of its free memory, never on a CPU. The results are the same."""
 
     # network in space
     net: str = "3"
@@ -239,7 +242,7 @@ class Config:
     tag: str = ""
     """Text added to the name of the run folder."""
     resume: str | None = None
-    """Run folder to go on with; its options hold, only epochs and backend may change."""
+    """Run folder to go on with; its options hold, only epochs, backend and stream may change."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
     live: bool = False

@@ -14,6 +14,7 @@ from ranvier import ops
 from ranvier.config import Config
 from ranvier.data import Dataset
 from ranvier.data.recordings import Recordings
+from ranvier.data.stream import Streamed
 from ranvier.deep import DeepNetwork, DeepOutput, init_deep
 from ranvier.deep_start import describe, fit_start
 from ranvier.events import Events, n_steps
@@ -92,17 +93,18 @@ class DeepModel:
         return DeepLimits(**{**limits, "activity": tuple(limits["activity"])})
 
     def start(
-        self, network: DeepNetwork, recordings: Recordings, indices: np.ndarray, limits: DeepLimits
+        self, network: DeepNetwork, recordings: Recordings | Streamed, indices: np.ndarray, limits: DeepLimits
     ) -> tuple[DeepNetwork, DeepLimits, list[str]]:
         """Fit the initial weights and biases to training samples, where `lsuv` asks for it."""
         if not self.config.lsuv:
             return network, limits, []
         # Samples of a file may be sorted by class; these are of all parts of it.
-        chosen = np.linspace(0, len(recordings.label) - 1, len(indices)).round().astype(np.int32)
+        chosen = np.linspace(0, len(recordings) - 1, len(indices)).round().astype(np.int32)
+        part, chosen = recordings.at(chosen)
         network, fits = fit_start(
             network,
             self.config,
-            recordings.batch(jnp.asarray(chosen)),
+            part.batch(jnp.asarray(chosen)),
             duration=limits.duration,
             capacity=limits.capacity,
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from ranvier.data import Dataset
 from ranvier.data.recordings import Recordings
+from ranvier.data.stream import Streamed
 from ranvier.events import Events
 
 
@@ -83,7 +84,7 @@ class Model(Protocol):
         """Limits from their fields."""
 
     def start(
-        self, network: Any, recordings: Recordings, indices: np.ndarray, limits: Any
+        self, network: Any, recordings: Recordings | Streamed, indices: np.ndarray, limits: Any
     ) -> tuple[Any, Any, list[str]]:
         """The network fitted to some samples, limits that were enough, and what to say."""
         ...

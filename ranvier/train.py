@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ranvier.augment import Augmentation, augmented_batch, settled
+from ranvier.augment import Augmentation, augmented_batch, drawn_mates, settled
 from ranvier.config import Config
 from ranvier.data import Dataset, Splits
-from ranvier.data.recordings import Recordings, to_device
+from ranvier.data.recordings import Feed, Recordings, to_device
 from ranvier.data.splits import check_apart, check_same, record
+from ranvier.data.stream import Streamed, too_large
 from ranvier.deep_model import DeepModel
 from ranvier.errors import RanvierError
 from ranvier.events import Events, n_steps
@@ -176,7 +177,8 @@ def evaluate(
     """
     _check_data(network, dataset)
     limits = _model(config).limits(network, [dataset], duration=duration, max_delay=max_delay)
-    predictions, _ = predict(network, to_device(dataset), config, limits)
+    source = Streamed(dataset) if _streams(config, [dataset]) else to_device(dataset)
+    predictions, _ = predict(network, source, config, limits)
     return {"all": predictions.metrics()} | {
         name: predictions.metrics(indices) for name, indices in (groups or {}).items() if len(indices)
     }
@@ -248,14 +250,14 @@ def initial_limits(
     return Limits(float(duration), float(max_delay), step_capacity, capacity)
 
 
-def predict(network: Any, recordings: Recordings, config: Config, limits: Any) -> tuple[Predictions, Any]:
+def predict(network: Any, recordings: Recordings | Streamed, config: Config, limits: Any) -> tuple[Predictions, Any]:
     """What a network says about each sample.
 
     Parameters
     ----------
     network : Network or DeepNetwork
-    recordings : Recordings
-        A data set on the device, see `to_device`.
+    recordings : Recordings or Streamed
+        A data set on the device, see `to_device`, or one that is sent batch by batch.
     config : Config
         `batch_size` and the options of the simulation.
     limits : those of the model
@@ -265,16 +267,17 @@ def predict(network: Any, recordings: Recordings, config: Config, limits: Any) -
     (Predictions, limits)
         The limits that were enough.
     """
-    batches = _batches(np.arange(len(recordings.label)), config.batch_size)
+    batches = _batches(np.arange(len(recordings)), config.batch_size)
     rows: list[_Result] = []
-    while len(rows) < len(batches):
-        part = batches[len(rows) : len(rows) + MEASURED]
-        sent = [_measure(network, recordings, indices, config=config, limits=limits) for indices, _ in part]
-        for row in jax.device_get(sent):
-            if not row.fits:
-                limits = _model(config).more_room(limits, row)
-                break
-            rows.append(row)
+    with recordings.feed(np.stack([indices for indices, _ in batches])) as feed:
+        while len(rows) < len(batches):
+            part = range(len(batches))[len(rows) : len(rows) + min(MEASURED, feed.at_once)]
+            sent = [_measure(network, *feed[k], config=config, limits=limits) for k in part]
+            for row in jax.device_get(sent):
+                if not row.fits:
+                    limits = _model(config).more_room(limits, row)
+                    break
+                rows.append(row)
     columns = zip(*(row.values for row in rows), strict=True)
     kept = np.concatenate([weight for _, weight in batches]) > 0
     loss, rank, predicted, rate = (np.concatenate(column)[kept] for column in columns)
@@ -303,7 +306,9 @@ class _Training:
         self.limits = self.model.limits(self.state.network, [splits.train, splits.validation])
         # One length of rows for what is measured: each further shape would compile again.
         row = max(1, splits.validation.max_events, splits.test.max_events)
-        self.train, self.validation = to_device(splits.train), to_device(splits.validation, row)
+        self.streams = _streams(config, [splits.train, splits.validation, splits.test])
+        self.put = Streamed if self.streams else to_device
+        self.train, self.validation = self.put(splits.train), self.put(splits.validation, row)
         self.row = row
         self.block = 1  # updates that are sent before their results are read
         self.done = 0  # epochs
@@ -316,6 +321,8 @@ class _Training:
         if resume:
             self._restore()
         self.reporter.start(self.config.epochs, self.steps, self.done)
+        if self.streams and self.config.stream == "auto":
+            self.reporter.note("samples are sent batch by batch: all would take too much of the device's free memory")
         if not resume:
             self._begin()
         while self.done < self.config.epochs:
@@ -349,14 +356,24 @@ class _Training:
         # The order depends on seed and epoch alone, so that a resumed run sees the same batches.
         order = np.random.default_rng([self.config.seed, self.done + 1]).permutation(len(self.splits.train))
         batches = _batches(order, self.config.batch_size)
-        while self.step < self.steps:
-            self._updates_of(batches[self.step : self.step + self.block])
-            if self.step < self.steps and self.reporter.stop_requested():
-                return False
+        with self._feed(np.stack([indices for indices, _ in batches])) as feed:
+            while self.step < self.steps:
+                weights = [weight for _, weight in batches[self.step :][: min(self.block, feed.at_once)]]
+                self._updates_of(feed, weights)
+                if self.step < self.steps and self.reporter.stop_requested():
+                    return False
         self._end_epoch()
         return self.done == self.config.epochs or not self.reporter.stop_requested()
 
-    def _updates_of(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _feed(self, order: np.ndarray) -> Feed:
+        """The batches of an epoch, where they are streamed with the classmates that their updates will draw."""
+        if not (isinstance(self.train, Streamed) and self.config.augment_blend):
+            return self.train.feed(order)
+        updates = np.arange(len(order), dtype=np.int32) + self.done * self.steps
+        mates = _mates(self.train.without_events, updates, order, config=self.config)
+        return self.train.feed(order, np.asarray(mates))
+
+    def _updates_of(self, feed: Feed, weights: list[np.ndarray]) -> None:
         """Do the updates of a block, up to the first that needs more room; what they report is read at the end.
 
         An update that does not fit, or is not finite, changes nothing, and neither do those sent after it. So the
@@ -364,17 +381,18 @@ class _Training:
         """
         started, first = time.perf_counter(), self._updates
         sent, going = [], np.True_
-        for k, (indices, weight) in enumerate(batches):
+        for k, weight in enumerate(weights):
+            part, indices = feed[self.step + k]
             limits = self.limits
             result = _train_step(
-                self.state, going, self.train, indices, weight, np.int32(first + k), config=self.config, limits=limits
+                self.state, going, part, indices, weight, np.int32(first + k), config=self.config, limits=limits
             )
             self.state, going = result.state, result.going
             sent.append(result._replace(state=None))
         rows = jax.device_get(sent)
         done = sum(bool(row.going) for row in rows)
         seconds = time.perf_counter() - started
-        for (_, weight), row in zip(batches[:done], rows, strict=False):
+        for weight, row in zip(weights[:done], rows, strict=False):
             self._count(row, int(weight.sum()), seconds / done)
         if done < len(rows):
             self._refuse_infinite(rows[done])
@@ -441,7 +459,7 @@ class _Training:
         if not parts.keys() <= logged.keys():
             self._keep_samples(best.network)
             started = time.perf_counter()
-            predictions = self._predict(best.network, to_device(self.splits.test, self.row))
+            predictions = self._predict(best.network, self.put(self.splits.test, self.row))
             seconds, n = time.perf_counter() - started, len(self.splits.test)
             for split, part in parts.items():
                 row = self._row(split, asdict(predictions.metrics(part)), seconds, n)
@@ -480,7 +498,7 @@ class _Training:
         metrics = self._predict(self.state.network, self.validation).metrics()
         return self._row(split, asdict(metrics), time.perf_counter() - started, metrics.n)
 
-    def _predict(self, network: Any, recordings: Recordings) -> Predictions:
+    def _predict(self, network: Any, recordings: Recordings | Streamed) -> Predictions:
         predictions, self.limits = predict(network, recordings, self.config, self.limits)
         self._note_lost("in measuring", predictions.lost)
         return predictions
@@ -570,7 +588,7 @@ class _SpaceModel:
         return Limits(**limits)
 
     def start(
-        self, network: Network, recordings: Recordings, indices: np.ndarray, limits: Limits
+        self, network: Network, recordings: Recordings | Streamed, indices: np.ndarray, limits: Limits
     ) -> tuple[Network, Limits, list[str]]:
         """Scale the input weights such that the samples make the network fire at `initial_rate_hz`.
 
@@ -578,11 +596,12 @@ class _SpaceModel:
         """
         if self.config.weight_scale_in is not None:
             return network, limits, []
+        part, indices = recordings.at(indices)
         start, target = network, self.config.initial_rate_hz
         low, high, factor, rate = 0.0, math.inf, 2.0**-10, 0.0
         for _ in range(CALIBRATIONS):
             network = replace(start, w_in=start.w_in * factor)
-            call = partial(_measure, network, recordings, indices, config=self.config)
+            call = partial(_measure, network, part, indices, config=self.config)
             result, limits = _with_room(call, limits, self.config)
             rate = float(np.mean(result.values[3]))
             if abs(rate - target) <= CALIBRATED * target:
@@ -630,6 +649,10 @@ class _SpaceModel:
 
     def lost(self, where: str, n: int) -> str:
         return f"lost {n} spikes {where}, over {SPIKES_A_STEP} of a neuron in one step; lower dt"
+
+
+def _streams(config: Config, datasets: Sequence[Dataset]) -> bool:
+    return config.stream == "on" or (config.stream == "auto" and too_large(datasets))
 
 
 @lru_cache
@@ -687,6 +710,20 @@ def _with_room(call: Callable[..., _Result], limits: Any, config: Config) -> tup
         limits = _model(config).more_room(limits, result)
 
 
+def _augment_key(config: Config, update: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), AUGMENT), update)
+
+
+@partial(jax.jit, static_argnames="config")
+def _mates(recordings: Recordings, updates: jax.Array, order: jax.Array, *, config: Config) -> jax.Array:
+    """The classmates that updates (k,) of the samples `order` (k, B) will draw: (k, B) int32."""
+
+    def of_one(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return drawn_mates(_augment_key(config, batch[0]), recordings, batch[1])
+
+    return jax.lax.map(of_one, (updates, order))
+
+
 @partial(jax.jit, static_argnames=("config", "limits"))
 def _train_step(
     state: TrainState,
@@ -703,8 +740,7 @@ def _train_step(
 
     The random numbers of augmentation depend on the seed and the number of the update alone.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), AUGMENT), update)
-    events = augmented_batch(key, recordings, indices, Augmentation.of(config))
+    events = augmented_batch(_augment_key(config, update), recordings, indices, Augmentation.of(config))
     labels = recordings.label[indices]
 
     model = _model(config)

@@ -22,6 +22,7 @@ OTHER = {
     "limit_train": 7,
     "limit_validation": 8,
     "limit_test": 9,
+    "stream": "on",
     "net": "2e0.1",
     "hidden": 3,
     "recurrent": False,
