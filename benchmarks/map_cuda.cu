@@ -21,6 +21,7 @@
 
 #include "../csrc/ops_cuda.cu"
 #include "../csrc/ops_densify_cuda.cu"
+#include "device_cuda.h"
 
 static __global__ void fill(float* x, int64_t size) {
   for (int64_t k = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; k < size; k += int64_t(gridDim.x) * blockDim.x) {
@@ -53,23 +54,6 @@ namespace {
 
 using namespace ranvier;
 
-void check(cudaError_t e) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(e));
-  std::exit(1);
-}
-
-template <class T>
-struct Device {
-  T* at = nullptr;
-  explicit Device(size_t size) { check(cudaMalloc(&at, std::max<size_t>(size, 1) * sizeof(T))); }
-  explicit Device(const std::vector<T>& x) : Device(x.size()) {
-    check(cudaMemcpy(at, x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(at); }
-};
-
 // The one function of cuBLAS that is needed, and the numbers of its interface.
 struct Cublas {
   using Gemm = int (*)(void*, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int,
@@ -95,17 +79,7 @@ constexpr Kind kFloat32{Cublas::kFloat, Cublas::kExact}, kTf32{Cublas::kFloat, C
 
 template <class Call>
 double microseconds(Call call) {
-  static cudaEvent_t begin, end;
-  if (!begin) check(cudaEventCreate(&begin)), check(cudaEventCreate(&end));
-  const auto us = [&](int launches) {
-    check(cudaEventRecord(begin));
-    for (int k = 0; k < launches; ++k) call();
-    check(cudaEventRecord(end));
-    check(cudaEventSynchronize(end));
-    float ms;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    return 1e3 * double(ms) / launches;
-  };
+  const auto us = [&](int launches) { return microseconds_each(launches, [&] { call(); }); };
   us(1);
   const int launches = std::clamp(int(1500 / us(2)), 1, 200);
   std::vector<double> all;

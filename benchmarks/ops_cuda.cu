@@ -22,38 +22,11 @@
 #include <vector>
 
 #include "../csrc/ops_cuda.cu"
+#include "device_cuda.h"
 
 namespace {
 
 using namespace ranvier;
-
-void check(cudaError_t e) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(e));
-  std::exit(1);
-}
-
-// Device memory of a list of numbers, filled with bits that are not numbers where nothing is copied.
-template <class T>
-struct Device {
-  T* at = nullptr;
-  size_t size;
-  explicit Device(size_t size) : size(size) {
-    check(cudaMalloc(&at, std::max<size_t>(size, 1) * sizeof(T)));
-    spoil();
-  }
-  explicit Device(const std::vector<T>& x) : Device(x.size()) {
-    check(cudaMemcpy(at, x.data(), size * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(at); }
-  void spoil() { check(cudaMemset(at, 0xff, size * sizeof(T))); }
-  std::vector<T> read() const {
-    std::vector<T> x(size);
-    check(cudaMemcpy(x.data(), at, size * sizeof(T), cudaMemcpyDeviceToHost));
-    return x;
-  }
-};
 
 // Checks
 // ---------------------------------------------------------------------------------------------------------------
@@ -314,28 +287,13 @@ int check_all() {
 // Times
 // ----------------------------------------------------------------------------------------------------------------
 
-cudaEvent_t event() {
-  cudaEvent_t e;
-  check(cudaEventCreate(&e));
-  return e;
-}
-
 struct Time {
   double each, spread, alone;  // us of one of many, their quartiles apart, and of a single launch
 };
 
 template <class Call>
 Time time_of(Call call) {
-  static const cudaEvent_t begin = event(), end = event();
-  const auto us = [&](int launches) {
-    check(cudaEventRecord(begin));
-    for (int k = 0; k < launches; ++k) check(call());
-    check(cudaEventRecord(end));
-    check(cudaEventSynchronize(end));
-    float ms;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    return 1e3 * double(ms) / launches;
-  };
+  const auto us = [&](int launches) { return microseconds_each(launches, [&] { check(call()); }); };
   us(5);
   std::vector<double> many, single;
   for (int k = 0; k < 15; ++k) many.push_back(us(20));

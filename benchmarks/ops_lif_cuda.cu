@@ -23,6 +23,7 @@
 
 #include "../csrc/ops_densify_cuda.cu"
 #include "../csrc/ops_lif_cuda.cu"
+#include "device_cuda.h"
 
 // Numbers between `low` and `high`, the same for the same seed.
 static __global__ void fill_random(float* x, int64_t size, float low, float high, uint32_t seed) {
@@ -41,34 +42,6 @@ static __global__ void add_counts(const int32_t* a, const int32_t* b, int32_t* s
 namespace {
 
 using namespace ranvier;
-
-void check(cudaError_t e) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(e));
-  std::exit(1);
-}
-
-// Device memory of a list of numbers, filled with bits that are not numbers where nothing is copied.
-template <class T>
-struct Device {
-  T* at = nullptr;
-  size_t size;
-  explicit Device(size_t size) : size(size) {
-    check(cudaMalloc(&at, std::max<size_t>(size, 1) * sizeof(T)));
-    spoil();
-  }
-  explicit Device(const std::vector<T>& x) : Device(x.size()) {
-    check(cudaMemcpy(at, x.data(), size * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(at); }
-  void spoil() { check(cudaMemset(at, 0xff, size * sizeof(T))); }
-  std::vector<T> read() const {
-    std::vector<T> x(size);
-    check(cudaMemcpy(x.data(), at, size * sizeof(T), cudaMemcpyDeviceToHost));
-    return x;
-  }
-};
 
 // Checks
 // ---------------------------------------------------------------------------------------------------------------
@@ -394,12 +367,6 @@ int check_all() {
 // Times
 // ----------------------------------------------------------------------------------------------------------------
 
-cudaEvent_t event() {
-  cudaEvent_t e;
-  check(cudaEventCreate(&e));
-  return e;
-}
-
 // us of one of many launches, and their quartiles apart.
 struct Time {
   double each, spread;
@@ -407,16 +374,7 @@ struct Time {
 
 template <class Call>
 Time time_of(Call call) {
-  static const cudaEvent_t begin = event(), end = event();
-  const auto us = [&](int launches) {
-    check(cudaEventRecord(begin));
-    for (int k = 0; k < launches; ++k) check(call());
-    check(cudaEventRecord(end));
-    check(cudaEventSynchronize(end));
-    float ms;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    return 1e3 * double(ms) / launches;
-  };
+  const auto us = [&](int launches) { return microseconds_each(launches, [&] { check(call()); }); };
   us(1);
   const int launches = int(std::clamp(1000 / us(1), 1., 10.));
   std::vector<double> many;
