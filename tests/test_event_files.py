@@ -162,7 +162,15 @@ def test_gestures_are_cut_out(tmp_path):
         assert piece.counts[k] == inside.sum() > 0
         np.testing.assert_allclose(piece.times[part], (us[inside] - k * 250_000) / 1000, rtol=1e-6)
         np.testing.assert_array_equal(piece.channels[part], channels[inside])
-    assert piece.labels.tolist() == [0, 1, 2, 3] and piece.speaker.tolist() == [7] * 4
+    assert piece.labels.tolist() == [0, 1, 2, 3] and piece.speaker.tolist() == [7] * 4 and not piece.notes
+
+
+def test_gestures_that_overlap_are_said(tmp_path):
+    path = event_files.gesture_folder(tmp_path / "g", users=(7,), gestures=4) / "user07_led.aedat"
+    table = gesture.table_of(path)
+    table.write_text(table.read_text().replace("2,250000,500000", "2,250000,600000"))
+    (note,) = gesture.decode(path).notes
+    assert note.startswith("WARNING: user07_led_labels.csv: class 2 ends at 600000 us, after class 3 starts at 500000 us")
 
 
 @pytest.mark.parametrize(
