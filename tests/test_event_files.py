@@ -170,7 +170,7 @@ def test_gestures_that_overlap_are_said(tmp_path):
     table = gesture.table_of(path)
     table.write_text(table.read_text().replace("2,250000,500000", "2,250000,600000"))
     (note,) = gesture.decode(path).notes
-    assert note.startswith("WARNING: user07_led_labels.csv: class 2 ends at 600000 us, after class 3 starts at 500000 us")
+    assert note.startswith("WARNING: user07_led_labels.csv: class 2 ends at 600000 us, after class 3 starts at 500000")
 
 
 @pytest.mark.parametrize(
