@@ -304,7 +304,9 @@ def _convert_sound(path: Path, target: Path, n_channels: int | None, encoder: st
             convert(source_of(made, n_channels=encoded.n_channels, name=path.stem), out, jobs=jobs)
             made.unlink()
         print(out)
-    return 0
+    if encoded.errors:
+        _say(f"{len(encoded.errors)} of {len(encoded.errors) + encoded.n_samples} sounds left out: not read")
+    return 1 if encoded.errors else 0
 
 
 def _is_sound(path: Path) -> bool:

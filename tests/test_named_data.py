@@ -363,7 +363,7 @@ def test_convert_sounds(tmp_path, capsys, out):
         data.load(tmp_path / "sounds")
     words = ("--encoder", "mel", "--n-channels", "32")
     code, printed, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / out, *words)
-    assert code == 0 and printed == f"{tmp_path / out}\n" and "broken.wav" in err
+    assert code == 1 and printed == f"{tmp_path / out}\n" and "broken.wav" in err and "1 of 5 sounds left out" in err
     code, printed, _ = run(capsys, "check", tmp_path / out, "--n-channels", "32")
     assert re.search(r"^all +4 ", printed, re.MULTILINE) and "a, b" in printed
     assert not list(tmp_path.glob("[!.]*encoded*"))
