@@ -3,12 +3,8 @@
 To compile the reference's gradient takes longer than all else here, so the tests share two programs of it.
 """
 
-import os
 import re
-import subprocess
-import sys
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +12,13 @@ import numpy as np
 import pytest
 
 from ranvier import LIF, AdEx, Events, Layer, RanvierError, kernels, native, simulate
+from tests.new_process import TWO_DEVICES, in_a_new_process
 
 pytestmark = [
     pytest.mark.skipif(kernels.available("lif_forward") is not None, reason="no compiled library"),
     pytest.mark.usefixtures("quick_compiler"),
 ]
 
-ROOT = Path(__file__).parent.parent
 DURATION, MAX_DELAY, EVENTS = 32.0, 40.0, 24
 PARAMETERS = ("tau_mem", "tau_syn", "v_th")
 PLAIN, SINGLE = LIF(), LIF(single_spike=True)
@@ -424,18 +420,6 @@ def test_no_sample_gives_gradients_of_zero(scheme):
         np.testing.assert_array_equal(leaf, 0.0)
 
 
-def in_a_new_process(code, **environment):
-    """What `code` prints where only the host's CPU is used."""
-    given = (
-        dict(os.environ)
-        | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        | environment
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=given)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 THREADS = """
 import hashlib, jax
 from tests.test_native import problem, program
@@ -480,7 +464,7 @@ def test_same_bits_whatever_the_threads():
 
 
 def test_shard_map_over_the_batch():
-    assert in_a_new_process(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=2") == "2 devices\n"
+    assert in_a_new_process(SHARDED, **TWO_DEVICES) == "2 devices\n"
 
 
 def test_more_neurons_than_a_gpu_holds(monkeypatch):

@@ -1,10 +1,6 @@
 """The loop over time of `lif_layer`: definition and handlers against plain loops in float64, derivatives, vmap."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +9,7 @@ import pytest
 
 from ranvier import kernels
 from ranvier.ops import LIFState, SpikeVector, lif_layer, lif_loop, lif_reference
+from tests.new_process import TWO_DEVICES, in_a_new_process
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compiler")
 
@@ -389,15 +386,7 @@ print(len(jax.devices()), "devices")
 
 def test_shard_map_over_the_batch():
     """Two devices share a batch and have the weights each: their gradient is the sum over both."""
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | settings,
-    )
-    assert done.stdout == "2 devices\n", done.stderr
+    assert in_a_new_process(SHARDED, **TWO_DEVICES) == "2 devices\n"
 
 
 def test_the_library_is_what_computes():

@@ -69,7 +69,18 @@ _CRAMER = (
     "Cramer, Stradmann, Schemmel, Zenke (2020), The Heidelberg spiking data sets for the systematic evaluation of "
     "spiking neural networks"
 )
-_DIGITS = "Alpaydin, Kaynak (1998), Optical recognition of handwritten digits, UCI machine learning repository"
+
+
+def _digits(title: str, n_channels: int) -> Facts:
+    return Facts(
+        title=f"{title}; needs scikit-learn",
+        reference="Alpaydin, Kaynak (1998), Optical recognition of handwritten digits, UCI machine learning repository",
+        licence="CC BY 4.0",
+        n_channels=n_channels,
+        n_classes=10,
+        samples={"train": 1078, "validation": 360, "test": 359},
+    )
+
 
 FACTS: dict[str, Facts] = {
     "speech": Facts(
@@ -96,38 +107,10 @@ FACTS: dict[str, Facts] = {
         n_classes=10,
         samples={"train": 2000, "validation": 500, "test": 1000},
     ),
-    "digits": Facts(
-        title="Handwritten digits of 8 x 8 pixels, one event a pixel, the earlier the brighter; needs scikit-learn",
-        reference=_DIGITS,
-        licence="CC BY 4.0",
-        n_channels=64,
-        n_classes=10,
-        samples={"train": 1078, "validation": 360, "test": 359},
-    ),
-    "digits-rate": Facts(
-        title="The same digits, Poisson events, the more the brighter; needs scikit-learn",
-        reference=_DIGITS,
-        licence="CC BY 4.0",
-        n_channels=64,
-        n_classes=10,
-        samples={"train": 1078, "validation": 360, "test": 359},
-    ),
-    "digits-rows": Facts(
-        title="The same digits, row after row, a channel a column; needs scikit-learn",
-        reference=_DIGITS,
-        licence="CC BY 4.0",
-        n_channels=8,
-        n_classes=10,
-        samples={"train": 1078, "validation": 360, "test": 359},
-    ),
-    "digits-permuted": Facts(
-        title="The same digits, row after row, their pixels in one random order; needs scikit-learn",
-        reference=_DIGITS,
-        licence="CC BY 4.0",
-        n_channels=8,
-        n_classes=10,
-        samples={"train": 1078, "validation": 360, "test": 359},
-    ),
+    "digits": _digits("Handwritten digits of 8 x 8 pixels, one event a pixel, the earlier the brighter", 64),
+    "digits-rate": _digits("The same digits, Poisson events, the more the brighter", 64),
+    "digits-rows": _digits("The same digits, row after row, a channel a column", 8),
+    "digits-permuted": _digits("The same digits, row after row, their pixels in one random order", 8),
     "shd": Facts(
         title="Spiking Heidelberg Digits: spoken digits, English and German, 12 speakers",
         reference=_CRAMER,
