@@ -67,7 +67,7 @@ BUILD := --no-build-isolation --config-settings build-dir=build/here \
   --config-settings cmake.define.RANVIER_CUDA_ARCHITECTURES=native
 
 # One stamp for each set of extras. The install is editable: a changed Python file needs no new one, a file that came or
-# went does, because the install knows the modules by name.
+# went does, because the install knows the modules by name (written under a name of its own: two makes may run at a time).
 $(VENV)/installed-%: pyproject.toml CMakeLists.txt $(CXX_FILES) $(VENV)/modules | $(VENV)/build-tools
 	@echo "installing ranvier[$*] into $(VENV)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --quiet $(BUILD) --editable ".[$*]"
@@ -79,8 +79,8 @@ $(VENV)/build-tools: | $(BIN)/python
 	@touch $@
 
 $(VENV)/modules: FORCE | $(BIN)/python
-	@find ranvier -name "*.py" | LC_ALL=C sort > $@.new
-	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+	@new=$@.$$$$; find ranvier -name "*.py" | LC_ALL=C sort > $$new; \
+	  if cmp -s $$new $@; then rm $$new; else mv $$new $@; fi
 
 # The newest interpreter that can make an environment.
 INTERPRETER = $(firstword $(foreach python,$(CANDIDATES),$(shell \
