@@ -209,6 +209,12 @@ def _check(path: str, n_channels: int, sensor: str | None) -> int:
             print(f"{'MD5':12}{digest}, as published")
         else:
             warnings.append(f"WARNING: {file.name} has MD5 {digest}, not {entry.md5}")
+    if known and file.name.endswith((".tar.gz", ".h5.zip")):
+        name, part, _ = known[0]
+        for line in warnings:
+            _say(line)
+        _say(f"not unpacked: put it at {official.where(name)[part]} and type `ranvier data check {name}`")
+        return 0
     if file.is_file() and file.name.endswith(store.ENDING):
         with _Progress() as progress:
             store.verify(file, lambda done, total: progress(f"checking {file.name}", done, total))
@@ -223,8 +229,10 @@ def _check(path: str, n_channels: int, sensor: str | None) -> int:
             packed = Path(folder) / f"checked{store.ENDING}"
             convert(source, packed, progress=lambda done, total: progress(f"reading {file.name}", done, total))
             dataset, notes = store.read(packed)
+            # Here, because the events are mapped from a file that goes away.
+            warnings += [line for name, part, _ in known for line in official.compared(name, part, dataset)]
             _table({"all": dataset})
-        for line in notes:
+        for line in (*warnings, *notes):
             _say(line)
         return 0
     for name, part, _ in known:
@@ -340,11 +348,11 @@ def _sensor(text: str | None) -> tuple[int, int] | None:
 def _table(parts: dict) -> None:
     import numpy as np
 
-    print(f"{'':12}{'samples':>9}{'events':>12}{'events a sample':>22}{'last event':>13}")
+    print(f"{'':12}{'samples':>9}{'events':>12}{'events a sample':>30}{'last event':>13}")
     for part, dataset in parts.items():
         counts = np.diff(dataset.offsets)
         spread = f"{np.median(counts):.0f} ({counts.min()} to {counts.max()})" if len(counts) else "-"
-        print(f"{part:12}{len(dataset):9}{len(dataset.times):12}{spread:>22}{dataset.latest:10.1f} ms")
+        print(f"{part:12}{len(dataset):9}{len(dataset.times):12}{spread:>30}{dataset.latest:10.1f} ms")
     first = next(iter(parts.values()))
     print(f"{'channels':12}{first.n_channels:9}")
     print(f"{'classes':12}{first.n_classes:9}  {', '.join(first.class_names)}")

@@ -126,6 +126,16 @@ def test_a_wrong_number_of_valid_events_is_noted(tmp_path):
     assert us.tolist() == [5] and "says 2 valid events and has 1" in notes[0]
 
 
+def test_events_that_only_the_header_calls_valid_are_taken(tmp_path):
+    path = tmp_path / "a.aedat"
+    none = [0, 0]
+    unmarked = packet([1, 2], [1, 2], none, [5, 6], there=none, valid=2) + packet([], [], [], [], capacity=1)
+    path.write_bytes(TEXT + unmarked + packet([3, 4], [3, 4], none, [7, 8], there=none))
+    us, channels, notes = aedat.read(path)
+    assert us.tolist() == [5, 6] and channels.tolist() == [129, 258]
+    assert notes == ("a.aedat: packet 0 at byte 61 says 2 valid events and marks none; all taken",)
+
+
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
@@ -163,6 +173,20 @@ def test_gestures_are_cut_out(tmp_path):
         np.testing.assert_allclose(piece.times[part], (us[inside] - k * 250_000) / 1000, rtol=1e-6)
         np.testing.assert_array_equal(piece.channels[part], channels[inside])
     assert piece.labels.tolist() == [0, 1, 2, 3] and piece.speaker.tolist() == [7] * 4 and not piece.notes
+
+
+def test_a_table_as_published(tmp_path):
+    # As those of the published set are: a class twice, and two classes not in the order of their numbers.
+    kinds = [1, 2, 3, 5, 4, 6, 7, 8, 8, 9, 10, 11]
+    path = event_files.gesture_folder(tmp_path / "g", users=(1,)) / "user01_led.aedat"
+    rows = [f"{kind},{80_000 * i},{80_000 * i + 70_000}" for i, kind in enumerate(kinds)]
+    gesture.table_of(path).write_text("\r\n".join(["class,startTime_usec,endTime_usec", *rows, ""]))
+    piece = gesture.decode(path)
+    us, channels, _ = aedat.read(path)
+    inside = (us < 960_000) & (us % 80_000 < 70_000)
+    assert piece.labels.tolist() == [kind - 1 for kind in kinds] and not piece.notes
+    assert piece.counts.tolist() == np.bincount(us[inside] // 80_000).tolist()
+    np.testing.assert_array_equal(piece.channels, channels[inside])
 
 
 def test_gestures_that_overlap_are_said(tmp_path):
@@ -311,6 +335,7 @@ def test_what_is_no_recording_is_named(tmp_path):
         ("b.h5", "cannot be read"),
         ("nowhere", "no such file"),
         ("both", "2 groups of classes (Test, Train)"),
+        ("both/Test/3", "1 .bin files in no folder; needs one folder a class; name the folder above"),
     ]:
         with pytest.raises(RanvierError) as error:
             source_of(tmp_path / name)

@@ -347,6 +347,23 @@ def test_check_and_convert(folder, tmp_path, capsys):
     assert run(capsys, "check", "yinyang")[::2] == (0, "")
 
 
+def test_check_of_published_archives(folder, tmp_path, capsys):
+    root = event_files.nmnist_folder(tmp_path / "Train", 1, n_events=12_345)
+    with zipfile.ZipFile(tmp_path / "Train.zip", "w") as archive:
+        for path in root.rglob("*.bin"):
+            archive.write(path, path.relative_to(tmp_path))
+    code, out, err = run(capsys, "check", tmp_path / "Train.zip")
+    assert code == 0 and "WARNING: Train.zip has MD5" in err and "10 samples in place of 60000" in err
+    assert out.splitlines()[1].split()[:7] == ["all", "10", "123450", "12345", "(12345", "to", "12345)"]
+    code, _, err = run(capsys, "check", root, "--sensor", "20,20")
+    assert code == 2 and "name the size of the sensor" in err
+    for name, which in (("DvsGesture.tar.gz", "dvs-gesture"), ("ssc_train.h5.zip", "ssc")):
+        (tmp_path / name).write_bytes(b"not it")
+        code, _, err = run(capsys, "check", tmp_path / name)
+        assert code == 0 and f"WARNING: {name} has MD5" in err
+        assert f"put it at {folder / which / name} and type `ranvier data check {which}`" in err
+
+
 @pytest.mark.parametrize("out", ["s.h5", "s.events"])
 def test_convert_sounds(tmp_path, capsys, out):
     rng = np.random.default_rng(0)

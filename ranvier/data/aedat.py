@@ -6,7 +6,8 @@
     event    of type 1 (polarity): u32 data, u32 time [us], 31 bits; bit 0 of data: valid, bit 1: polarity,
              bits 2 to 16: y, bits 17 to 31: x
 
-All little-endian. Packets of other types are passed over, and so are events that are not valid.
+All little-endian. Packets of other types are passed over, and so are events that are not valid. Programs other than
+the camera's own may leave bit 0 of all events empty: in a packet whose header counts all of them valid, they are.
 """
 
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from ranvier.errors import RanvierError
 
-VERSION = 1
+VERSION = 2
 POLARITY, LAST_TYPE = 1, 13
 HEADER, EVENT = 28, 8  # bytes
 LONGEST_TEXT = 1 << 20  # bytes of header lines; a file without their end is no recording
@@ -74,8 +75,12 @@ def read(path: str | os.PathLike, *, height: int = 128, width: int = 128) -> tup
                 _refuse(path, found, f"{EVENT} bytes, times at 4, wrapped < 2^31 times", "fetch the file again")
             data, us = np.frombuffer(raw, "<u4", 2 * number, start).reshape(-1, 2).T
             there = (data & 1) == 1
-            if np.count_nonzero(there) != valid:
-                notes.append(f"{path.name}: {where} says {valid} valid events and has {np.count_nonzero(there)}")
+            marked = int(np.count_nonzero(there))
+            if marked != valid:
+                unmarked = marked == 0 and valid == number
+                there |= unmarked
+                found = "marks none; all taken" if unmarked else f"has {marked}"
+                notes.append(f"{path.name}: {where} says {valid} valid events and {found}")
             if not there.all():
                 data, us = data[there], us[there]
             words.append(us.astype(np.int64) + (wraps << 31))

@@ -291,7 +291,10 @@ def _records(path: Path, name: str, sensor: tuple[int, int] | None) -> Source:
         _refuse(path, "no .h5, .aedat or .bin file", "recordings of a known format", "see ranvier data convert -h")
     folders = [Path(file).parent.name for file in names]
     parents = {str(Path(file).parent.parent) for file in names}
-    if "" in folders or len(parents) > 1:
+    if "" in folders:
+        found = f"{folders.count('')} .bin files in no folder"
+        _refuse(path, found, "one folder a class", "name the folder above, or sort them")
+    if len(parents) > 1:
         found = f".bin files in {len(parents)} groups of classes ({', '.join(sorted(parents)[:3])})"
         _refuse(path, found, "one folder a class", "convert each group by itself")
     classes = sorted(set(folders), key=lambda folder: (len(folder), folder) if folder.isdigit() else (99, folder))

@@ -59,7 +59,8 @@ def decode(names: Sequence[str], blobs: Sequence[bytes], sensor: tuple[int, int,
         at = int(np.argmax(wrong))
         file = int(np.searchsorted(starts, at, side="right")) - 1
         found = f"record {at - starts[file]} at x {x[at]}, y {y[at]}"
-        _refuse(names[file], found, f"x < {width}, y < {height} (or y {WRAPPED}, a clock mark)", "fetch the file again")
+        needed = f"x < {width}, y < {height} (or y {WRAPPED}, a clock mark)"
+        _refuse(names[file], found, needed, "name the size of the sensor, or fetch the file again")
     us = third.astype(np.int32)
     channels = (us >> 7) * (height * width)
     us &= 127
