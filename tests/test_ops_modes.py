@@ -394,7 +394,7 @@ def test_spike_layer_is_the_product_and_the_neurons():
         jax.tree.map(lambda x, y: near(x, y, EXACT), layer, expected)
 
 
-@pytest.mark.parametrize("word", ["float32", "split"])
+@pytest.mark.parametrize("word", ["float32", "tf32", "bfloat16", "split"])
 def test_dense_products_in_pieces(monkeypatch, word):
     """Pieces that do not divide the lists give what all lists at once give."""
     r = np.random.default_rng(3)
@@ -415,6 +415,8 @@ def test_dense_products_in_pieces(monkeypatch, word):
     monkeypatch.setattr(pieces, "AT_ONCE", 0)
     monkeypatch.setattr(pieces, "PIECE", 2 * 4 * 4 * N)
     monkeypatch.setattr(pieces, "MATRICES", 0)
-    cut = jax.jit(lambda *operands: three(*operands))(values, ids, count, matrix, g)
+    in_pieces = jax.jit(lambda *operands: three(*operands)).lower(values, ids, count, matrix, g)
+    assert in_pieces.as_text().count("stablehlo.while") == (5 if word == "split" else 3)
+    cut = in_pieces.compile()(values, ids, count, matrix, g)
     for a, b in zip(whole, cut, strict=True):
         near(b, a, EXACT)

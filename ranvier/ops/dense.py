@@ -10,34 +10,31 @@ from ranvier.ops import lowering, pieces, products, reference
 
 
 def gather(values, ids, count, matrix, reach, *, ways, word, platform):
-    n_rows = matrix.shape[1]
+    n_rows, columns = matrix.shape[1:]
 
     def rows_of(word, values, ids, count):
         rows = _rows(values, ids, count, n_rows, word, platform)
         return products.product("qrn,qnc->qrc", rows, matrix, word, platform)
 
     def by(word):
-        lists = (values, ids, count)
-        if word != "split":
-            return rows_of(word, *lists)
-        # three products, each of the result's size, besides the lists as rows
-        row_bytes = 2 * n_rows + 12 * matrix.shape[2]
-        return pieces.joined(functools.partial(rows_of, word), lists, row_bytes, matrix.nbytes)
+        # split makes three products, each of the result's size
+        row_bytes = _row_bytes(values, n_rows, word) + (12 * columns if word == "split" else 0)
+        return pieces.joined(functools.partial(rows_of, word), (values, ids, count), row_bytes, matrix.nbytes)
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
 
 
 def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
+    columns = g.shape[2]
+
     def matrix_of(word, count, values, ids, g):
         rows = _rows(values, ids, count, n_rows, word, platform)
         return products.product("qrn,qrc->qnc", rows, g, word, platform)[:, :n_rows]
 
     def by(word):
-        if word != "split":
-            return matrix_of(word, count, values, ids, g)
-        # the parts of `g` besides the lists as rows
-        columns = g.shape[2]
-        row_bytes, matrix_bytes = 2 * n_rows + 6 * columns, 4 * g.shape[0] * n_rows * columns
+        # split makes three parts of `g`
+        row_bytes = _row_bytes(values, n_rows, word) + (6 * columns if word == "split" else 0)
+        matrix_bytes = 4 * g.shape[0] * n_rows * columns
         return pieces.summed(functools.partial(matrix_of, word), count, (values, ids, g), row_bytes, matrix_bytes)
 
     return [_by_word(by, word, values, ids, count, n_rows, ways)]
@@ -66,8 +63,15 @@ _densify = lowering.primitive(
 
 def _rows(values, ids, count, n_rows, word, platform):
     """The lists as rows for a product, of the width and the type that it takes."""
-    dtype = jnp.bfloat16 if word in ("bfloat16", "split") else values.dtype
-    return densify(values, ids, count, products.width(n_rows, word, platform), dtype)
+    return densify(values, ids, count, products.width(n_rows, word, platform), _row_type(values, word))
+
+
+def _row_bytes(values, n_rows, word):
+    return _row_type(values, word).itemsize * n_rows
+
+
+def _row_type(values, word):
+    return jnp.dtype(jnp.bfloat16 if word in ("bfloat16", "split") else values.dtype)
 
 
 def _by_word(by, word, values, ids, count, n_rows, ways):
