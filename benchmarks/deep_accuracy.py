@@ -37,20 +37,8 @@ from ranvier.losses import sample_mean
 from ranvier.optimizer import make_optimizer, settled_schedule
 from ranvier.train import predict
 
-CASES = {
-    "speech": Config.of("deep"),
-    "yinyang": Config.of(
-        "deep",
-        data="yinyang",
-        sizes="128,128,64",
-        dt=0.1,
-        alpha=0.95,
-        duration=8.0,
-        epochs=30,
-        batch_size=50,
-        lr=3e-3,
-    ),
-}
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CASES = {"speech": Config.of("deep"), "yinyang": Config.from_toml(EXAMPLES / "deep-yinyang.toml")}
 TWIN = {"max_activity": 1.0, "near_threshold": -1e9, "near_schedule": False, "mode": "dense"}
 
 
@@ -66,7 +54,8 @@ def one_epoch(network, optimizer, recordings, order, first, key, *, config, limi
         def loss(network):
             out = model.apply(network, events, limits, update)
             result = model.result(None, out, network, limits)
-            return sample_mean(out.sample_error(recordings.label[indices])), (result.fits, result.layers)
+            error = sample_mean(out.sample_error(recordings.label[indices])) + model.penalty(out, limits, None)
+            return error, (result.fits, result.layers)
 
         (value, (fits, layers)), gradient = jax.value_and_grad(loss, has_aux=True)(network)
         updates, optimizer = chain.update(gradient, optimizer, network)

@@ -5,7 +5,7 @@
 
 namespace ranvier {
 
-// Rates are per step; Eq. 44 to 46 of docs/equations.md.
+// Rates are per step; Eq. 45 to 47 of docs/equations.md.
 struct SoundCells {
   float release, replenish, leave, take_back, reprocess;  // g, y, l + r, r, x
   float pool;                                             // M

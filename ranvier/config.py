@@ -89,6 +89,8 @@ class Config:
     max_activity: float | str = 0.05
     """Deep network: room in the list of a step, as a fraction of the neurons of a layer, in (0, 1] [1]; with commas,
     one a layer."""
+    lost_weight: float = 1.0
+    """Deep network: weight in the loss of the spikes that find no room in the list of a step [1]; 0: off."""
     input_capacity: int | None = None
     """Deep network: room for input events of a step and sample [count]; None: so that none is lost."""
     bias: bool = True
@@ -455,7 +457,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("threshold", "adex_delta_t", "lr"), _positive),
     "initial_rate_hz": (lambda x: x > 0, "a rate in Hz above 0"),
     **dict.fromkeys(("weight_scale_in", "weight_scale_rec", "weight_scale_out", "delay_lr_scale"), _not_negative),
-    **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight"), _not_negative),
+    **dict.fromkeys(("weight_decay", "clip", "target_rate_hz", "rate_weight", "lost_weight"), _not_negative),
     **dict.fromkeys(("delay_mu", "delay_sigma"), (lambda x: x >= 0, "a number of ms that is not negative")),
     **dict.fromkeys(
         ("warmup", "augment_shift", "augment_crop"), (lambda x: x >= 0, "a whole number that is not negative")
@@ -481,7 +483,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
         ("space",),
     ),
     **dict.fromkeys(
-        "sizes depth alpha gain near_threshold near_schedule near_start max_activity input_capacity bias lsuv "
+        "sizes depth alpha gain near_threshold near_schedule near_start max_activity lost_weight input_capacity bias lsuv "
         "initial_std initial_activity surrogate surrogate_scale mode pieces readout_interval".split(),
         ("deep",),
     ),

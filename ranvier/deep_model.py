@@ -18,6 +18,7 @@ from ranvier.data.stream import Streamed
 from ranvier.deep import DeepNetwork, DeepOutput, init_deep
 from ranvier.deep_start import describe, fit_start
 from ranvier.events import Events, n_steps
+from ranvier.losses import lost_spikes, sample_mean
 from ranvier.model import Result
 
 # Room for input events is a multiple of this many, so that data sets of similar size share one compiled program.
@@ -113,8 +114,8 @@ class DeepModel:
     def apply(self, network: DeepNetwork, events: Events, limits: DeepLimits, update: Any = None) -> DeepOutput:
         return network.apply(self.config, events, update=update, **asdict(limits))
 
-    def penalty(self, out: DeepOutput, limits: DeepLimits, weight: jax.Array) -> float:
-        return 0.0
+    def penalty(self, out: DeepOutput, limits: DeepLimits, weight: jax.Array | None) -> jax.Array:
+        return self.config.lost_weight * sample_mean(sum(map(lost_spikes, out.lists)), weight)
 
     def projected(self, network: DeepNetwork) -> DeepNetwork:
         return network

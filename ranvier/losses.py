@@ -1,9 +1,10 @@
-"""What training minimises: cross entropy, and a penalty on firing rates; and where the true class stands."""
+"""What training minimises: cross entropy, penalties on firing rates and on lost spikes; and where the true class stands."""
 
 import jax
 import jax.numpy as jnp
 
 from ranvier.errors import RanvierError
+from ranvier.ops import SpikeVector
 
 
 def sample_mean(values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -112,6 +113,24 @@ def rate_penalty(
     if population:
         return sample_mean(jnp.mean(excess, axis=1) ** 2, weight)
     return sample_mean(jnp.sum(excess**2, axis=1), weight)
+
+
+def lost_spikes(spikes: SpikeVector) -> jax.Array:
+    """Spikes that found no room in the list of a step, mean over the steps (docs/equations.md, 42).
+
+        L_b = mean_t lost_tb        d L_b = mean_t ( lost_tb > 0 ? sum_s d value_tbs : 0 )
+
+    Parameters
+    ----------
+    spikes : SpikeVector of batch shape (T, B)
+
+    Returns
+    -------
+    (B,) jax.Array
+    """
+    listed = jnp.sum(spikes.value, axis=-1)
+    slope = jnp.where(spikes.n_lost > 0, listed - jax.lax.stop_gradient(listed), 0)
+    return jnp.mean(spikes.n_lost + slope, axis=0)
 
 
 def true_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -119,6 +120,14 @@ def test_events_that_find_no_room_are_told(whole, splits):
     out = SimpleNamespace(input_lost=np.array([0, 3]), layers=dict)
     assert DeepModel(given).result(None, out, network, small).fits
     assert not DeepModel(CONFIG).result(None, out, network, small).fits, "an update with lost events is done again"
+
+
+def test_the_penalty_is_the_lost_spikes_of_all_layers():
+    lists = [SimpleNamespace(value=jnp.ones((5, 2, 3)), n_lost=jnp.full((5, 2), n)) for n in (1, 0, 4)]
+    out, weight = SimpleNamespace(lists=lists), jnp.array([1.0, 0.0])
+    for share in (0.0, 0.5):
+        model = DeepModel(replace(CONFIG, lost_weight=share))
+        assert float(model.penalty(out, None, weight)) == 5 * share == float(model.penalty(out, None, None))
 
 
 def test_troubled_layers_are_named_now_and_then():

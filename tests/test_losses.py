@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ranvier.errors import RanvierError
-from ranvier.losses import cross_entropy, rate_penalty, sample_mean, true_rank
+from ranvier.losses import cross_entropy, lost_spikes, rate_penalty, sample_mean, true_rank
+from ranvier.ops import spikes_from_state
 
 
 @pytest.fixture
@@ -80,3 +81,15 @@ def test_rank_zero_is_argmax():
     logits = jnp.asarray(np.random.default_rng(1).integers(0, 3, (50, 4)).astype(np.float32))
     labels = jnp.asarray(np.random.default_rng(2).integers(0, 4, 50))
     np.testing.assert_array_equal(true_rank(logits, labels) == 0, jnp.argmax(logits, axis=1) == labels)
+
+
+def test_lost_spikes_are_their_number_and_fall_with_the_listed():
+    """Room for 2: sample 0 loses 1 and 0 spikes in its steps, sample 1 none and 3."""
+    v = jnp.array([[[2.0, 2.0, 2.0, 0.0, 0.0], [2.0, 0.9, 0.0, 0.0, 0.0]], [[2.0, 2.0, 0.9, 0.0, 0.0], [2.0] * 5]])
+    value, gradient = jax.value_and_grad(lambda v: lost_spikes(spikes_from_state(v, 1.0, 0.5, 2)) @ jnp.array([1.0, 10]))(v)
+    np.testing.assert_allclose(value, 0.5 * (1 + 10 * 3))
+    factor = 1 / (1 + 10.0) ** 2
+    expected = np.zeros(v.shape)
+    expected[0, 0, :2] = 0.5 * factor
+    expected[1, 1, :2] = 0.5 * 10 * factor
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)

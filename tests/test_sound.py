@@ -78,7 +78,7 @@ def drive(channels: int, steps: int, seed: int = 0) -> np.ndarray:
 
 
 def by_loops(velocity: np.ndarray, p: Parameters, fibres: int, seed: int) -> list[list[int]]:
-    """Eq. 44 to 46 by plain loops in float64: one channel after the other, every fibre by itself."""
+    """Eq. 45 to 47 by plain loops in float64: one channel after the other, every fibre by itself."""
     dt, ms = 1.0 / RATE, 1000.0 / RATE
     decay_syn, decay_mem = math.exp(-ms / p.tau_syn), math.exp(-ms / p.tau_mem)
     to_voltage = (decay_mem - decay_syn) * p.tau_syn * p.tau_mem / (p.tau_mem - p.tau_syn)

@@ -27,7 +27,7 @@ MAX_REFRACTORY = 64  # steps
 
 @dataclass(frozen=True)
 class Parameters:
-    """Constants of the cells (Eq. 44 to 46 of docs/equations.md); rates in 1/s, times in ms.
+    """Constants of the cells (Eq. 45 to 47 of docs/equations.md); rates in 1/s, times in ms.
 
     References
     ----------
@@ -75,7 +75,7 @@ class Parameters:
         return record
 
     def at_rest(self) -> tuple[float, float, float]:
-        """Transmitter in the pool, in the cleft and in the store in lasting silence: where Eq. 44 stands still."""
+        """Transmitter in the pool, in the cleft and in the store in lasting silence: where Eq. 45 stands still."""
         k = self.release * self.offset / (self.offset + self.half)
         leave = self.lose + self.take_back
         cleft = k * self.replenish * self.pool / (self.replenish * leave + k * self.lose)

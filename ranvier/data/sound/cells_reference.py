@@ -17,7 +17,7 @@ def advance(
     spikes: np.ndarray,
     n_spikes: np.ndarray,
 ) -> None:
-    """Eq. 44 to 46 of docs/equations.md; changes all arrays from `state` to `n_spikes`.
+    """Eq. 45 to 47 of docs/equations.md; changes all arrays from `state` to `n_spikes`.
 
     Parameters
     ----------

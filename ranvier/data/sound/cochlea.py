@@ -28,7 +28,7 @@ def cochlea(
     """Spikes of one bushy cell a channel: basilar membrane, transmitter-pool hair cells, nerve fibres, bushy cells.
 
     The sound is brought to 48 kHz, set between two margins of silence, scaled to a root mean square, faded in and out.
-    Eq. 43 to 46 of docs/equations.md.
+    Eq. 44 to 47 of docs/equations.md.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ def mel_crossings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Events where the level of a mel band crosses a multiple of `step_db`, upwards and downwards on channels apart.
 
-    The sound is prepared as for `cochlea`, at 16 kHz. Eq. 47 of docs/equations.md.
+    The sound is prepared as for `cochlea`, at 16 kHz. Eq. 48 of docs/equations.md.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The basilar membrane: how fast it moves at each place, from the sound at the eardrum. Eq. 43 of docs/equations.md.
+"""The basilar membrane: how fast it moves at each place, from the sound at the eardrum. Eq. 44 of docs/equations.md.
 
 A place is a linear filter, applied by overlapping blocks of Fourier transforms. Its response is band-limited by where
 the wave dies out, and the velocities are wanted at half the rate of the sound, so a block costs one short inverse
