@@ -483,8 +483,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
         ("space",),
     ),
     **dict.fromkeys(
-        "sizes depth alpha gain near_threshold near_schedule near_start max_activity lost_weight input_capacity bias lsuv "
-        "initial_std initial_activity surrogate surrogate_scale mode pieces readout_interval".split(),
+        "sizes depth alpha gain near_threshold near_schedule near_start max_activity lost_weight input_capacity bias "
+        "lsuv initial_std initial_activity surrogate surrogate_scale mode pieces readout_interval".split(),
         ("deep",),
     ),
 }

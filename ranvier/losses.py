@@ -1,4 +1,4 @@
-"""What training minimises: cross entropy, penalties on firing rates and on lost spikes; and where the true class stands."""
+"""What training minimises: cross entropy, penalties on rates and on lost spikes; and where the true class stands."""
 
 import jax
 import jax.numpy as jnp

@@ -86,7 +86,8 @@ def test_rank_zero_is_argmax():
 def test_lost_spikes_are_their_number_and_fall_with_the_listed():
     """Room for 2: sample 0 loses 1 and 0 spikes in its steps, sample 1 none and 3."""
     v = jnp.array([[[2.0, 2.0, 2.0, 0.0, 0.0], [2.0, 0.9, 0.0, 0.0, 0.0]], [[2.0, 2.0, 0.9, 0.0, 0.0], [2.0] * 5]])
-    value, gradient = jax.value_and_grad(lambda v: lost_spikes(spikes_from_state(v, 1.0, 0.5, 2)) @ jnp.array([1.0, 10]))(v)
+    share = jnp.array([1.0, 10.0])
+    value, gradient = jax.value_and_grad(lambda v: lost_spikes(spikes_from_state(v, 1.0, 0.5, 2)) @ share)(v)
     np.testing.assert_allclose(value, 0.5 * (1 + 10 * 3))
     factor = 1 / (1 + 10.0) ** 2
     expected = np.zeros(v.shape)
