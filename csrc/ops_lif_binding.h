@@ -6,9 +6,10 @@
 
 namespace ranvier {
 
+// `sampled`: with windows.
 template <class A>
 ffi::Error bind_lif_forward(LifForwardCall<A>& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
-                            ffi::RemainingRets results) {
+                            ffi::RemainingRets results, bool sampled = false) {
   Reader r("ranvier_ops_lif_forward", attributes, arguments, results);
   const auto currents = r.shape_of_argument<A>(0, 4, "currents");
   const auto w_rec = r.shape_of_argument<A>(1, 3, "w_rec");
@@ -21,6 +22,7 @@ ffi::Error bind_lif_forward(LifForwardCall<A>& call, ffi::Dictionary attributes,
   call.values0 = r.argument<A>("values0", {z.q, z.r, z.s});
   call.ids0 = r.argument<int32_t>("ids0", {z.q, z.r, z.s});
   call.n_spikes0 = r.argument<int32_t>("n_spikes0", {z.q, z.r});
+  call.window = sampled ? r.argument<int32_t>("window", {z.q, z.t, z.r, 2}) : nullptr;
   call.ids = r.result<int32_t>("ids", {z.q, z.t, z.r, z.s});
   call.excess = r.result<A>("excess", {z.q, z.t, z.r, z.s});
   call.n_spikes = r.result<int32_t>("n_spikes", {z.q, z.t, z.r});

@@ -38,6 +38,8 @@ struct LifForwardCall {
   const A* values0;          // (Q, R, S) its list, read where recurrent: the first n_spikes0 slots; a count outside of
   const int32_t* ids0;       // (Q, R, S) 0 ... S means the nearest of the two, an id outside of 0 ... N - 1 nothing,
   const int32_t* n_spikes0;  // (Q, R)    and an id may stand there more than once
+  const int32_t* window;     // (Q, T, R, 2) the first neuron (0 ... N - 1) of those that are near in a step whatever
+                             // their voltage, and how many they are, going round; null: none
   int32_t* ids;              // (Q, T, R, S) 0 in slots that are not used
   A* excess;                 // (Q, T, R, S) v - threshold of the neuron of a slot, 0 in slots that are not used
   int32_t *n_spikes, *n_near;  // (Q, T, R) in the list

@@ -88,6 +88,14 @@ LifList<A> list_of(const LifForwardCall<A>& c, int64_t row) {
           c.n_lost + row,         c.n_near_dropped + row};
 }
 
+// Adds the neurons of a step's window that did not fire to those that nearly did.
+void add_window(const int32_t* window, int64_t n, const uint32_t* fired, uint32_t* near) {
+  const int64_t length = std::min<int64_t>(window[1], n);
+  int64_t i = std::clamp<int64_t>(window[0], 0, n - 1);
+  for (int64_t k = 0; k < length; ++k, i = i + 1 == n ? 0 : i + 1)
+    near[i / kWord] |= 1u << i % kWord & ~fired[i / kWord];
+}
+
 // sums[r, :] = what the spikes of some samples send through the weights of their group.
 template <class A>
 void recurrent_currents(const LifForwardCall<A>& c, int64_t q, Range samples, const A* values, const int32_t* ids,
@@ -123,6 +131,7 @@ void walk(const LifForwardCall<A>& c, int64_t q, Range samples) {
       uint32_t* const fired = c.fired + (at + l) * n_words;
       loop_kernels<A>().charge(of, {0, n_words}, z.n, c.currents + (at + l) * z.n, sums ? sums + l * z.n : nullptr,
                                mine, mine, fired, near);
+      if (c.window) add_window(c.window + 2 * (at + l), z.n, fired, near);
       loop_kernels<A>().list(of, n_words, z.s, fired, near, mine, room, list_of(c, at + l));
     }
   }
@@ -156,8 +165,10 @@ void walk_by_neurons(ffi::ThreadPool& pool, const LifForwardCall<A>& c, const Pi
     });
     parallel_for(pool, all * (end - begin), [&](int64_t k) {
       const int64_t l = k % all, t = begin + k / all;
-      loop_kernels<A>().list(of[l / z.r], n_words, z.s, c.fired + at(l, t) * n_words, near + place(l, t) * n_words,
-                             v + place(l, t) * row, scratch<int32_t, kIds>(row + 16), list_of(c, at(l, t)));
+      uint32_t* const nearly = near + place(l, t) * n_words;
+      if (c.window) add_window(c.window + 2 * at(l, t), z.n, c.fired + at(l, t) * n_words, nearly);
+      loop_kernels<A>().list(of[l / z.r], n_words, z.s, c.fired + at(l, t) * n_words, nearly, v + place(l, t) * row,
+                             scratch<int32_t, kIds>(row + 16), list_of(c, at(l, t)));
     });
   }
   for (int64_t l = 0; l < all; ++l) {
@@ -166,11 +177,11 @@ void walk_by_neurons(ffi::ThreadPool& pool, const LifForwardCall<A>& c, const Pi
   }
 }
 
-template <class A>
+template <class A, bool kSampled = false>
 ffi::Error lif_forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                        ffi::RemainingRets results) {
   LifForwardCall<A> c{};
-  if (auto wrong = bind_lif_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
+  if (auto wrong = bind_lif_forward(c, attributes, arguments, results, kSampled); wrong.failure()) return wrong;
   const LifLoopSizes& z = c.size;
   expect_all_of(c.ids, z.q * z.t * z.r * z.s * int64_t(sizeof(int32_t)));
   expect_all_of(c.excess, z.q * z.t * z.r * z.s * int64_t(sizeof(A)));
@@ -183,6 +194,9 @@ ffi::Error lif_forward(ffi::ThreadPool pool, ffi::Dictionary attributes, ffi::Re
     parallel_for(pool, pieces.size(), [&](int64_t k) { walk(c, pieces.group(k), pieces.samples(k)); });
   return ffi::Error::Success();
 }
+
+template <class A>
+constexpr auto lif_forward_sampled = lif_forward<A, true>;
 
 // out[r, s] = <row ids[s] of the weights, what sample r sent back>.
 template <class A>
@@ -271,3 +285,5 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace ranvier
 
 RANVIER_OPS_LIF_HANDLERS
+RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f32, ranvier::lif_forward_sampled<float>);
+RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f64, ranvier::lif_forward_sampled<double>);

@@ -89,7 +89,10 @@ class Config:
     max_activity: float | str = 0.05
     """Deep network: room in the list of a step, as a fraction of the neurons of a layer, in (0, 1] [1]; with commas,
     one a layer."""
-    lost_weight: float = 1.0
+    sampled: float = 0.0
+    """Deep network: neurons of a step, as a fraction of the layer and drawn at random, that have a gradient below
+    near_threshold too, weighted for all the others there, in [0, 1) [1]; 0: none."""
+    lost_weight: float = 0.1
     """Deep network: weight in the loss of the spikes that find no room in the list of a step [1]; 0: off."""
     input_capacity: int | None = None
     """Deep network: room for input events of a step and sample [count]; None: so that none is lost."""
@@ -467,7 +470,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("augment_blend", "augment_flip"), (lambda x: 0 <= x <= 1, "a probability in [0, 1]")),
     "decay_steps": _count,
     "decay_to": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
-    "sparsity": (lambda x: 0 <= x < 1, "a fraction in [0, 1)"),
+    **dict.fromkeys(("sparsity", "sampled"), (lambda x: 0 <= x < 1, "a fraction in [0, 1)")),
     "seed": (lambda x: 0 <= x < 2**32, "a whole number in [0, 2^32)"),
     "tag": (lambda x: all(c.isalnum() or c in "._+-" for c in x), "letters, digits and . _ + - only"),
 }
@@ -483,8 +486,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
         ("space",),
     ),
     **dict.fromkeys(
-        "sizes depth alpha gain near_threshold near_schedule near_start max_activity lost_weight input_capacity bias "
-        "lsuv initial_std initial_activity surrogate surrogate_scale mode pieces readout_interval".split(),
+        "sizes depth alpha gain near_threshold near_schedule near_start max_activity sampled lost_weight "
+        "input_capacity bias lsuv initial_std initial_activity surrogate surrogate_scale mode pieces "
+        "readout_interval".split(),
         ("deep",),
     ),
 }

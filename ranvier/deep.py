@@ -24,6 +24,9 @@ SURROGATES = {
     "triangular": ops.triangular,
 }
 
+# The place of the key of `sampled` among those of a run.
+DRAW = 2
+
 # Recurrent weights start as orthogonal matrices of this size: a spike moves the others by less than the threshold.
 RECURRENT_SCALE = 0.5
 
@@ -156,7 +159,8 @@ class DeepNetwork:
             Fraction of the channels, and of the neurons of each layer, that spike in a step: what mode `auto` chooses
             by; None: as many as the lists have room for.
         update : () int or None
-            Number of the update, for `near_schedule`; None: `near_threshold` holds.
+            Number of the update, for `near_schedule` and `sampled`; None: `near_threshold` holds, and no neurons are
+            drawn.
 
         Returns
         -------
@@ -164,7 +168,7 @@ class DeepNetwork:
         """
         dtype = self.layers[0].w.dtype
         inputs = ops.spikes_from_events(events, duration=duration, dt=config.dt, capacity=capacity, dtype=dtype)
-        return self.run(config, inputs, near_threshold(config, update), activity)
+        return self.run(config, inputs, near_threshold(config, update), activity, draw_key(config, update))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -172,18 +176,24 @@ class DeepNetwork:
         return tuple(layer.w.shape[1] for layer in self.layers)
 
     def run(
-        self, config: Config, inputs: SpikeVector, near: Any, activity: tuple[float, ...] | None = None
+        self,
+        config: Config,
+        inputs: SpikeVector,
+        near: Any,
+        activity: tuple[float, ...] | None = None,
+        key: jax.Array | None = None,
     ) -> DeepOutput:
-        """As `apply`, from lists of the inputs (T, B) and the lower threshold."""
+        """As `apply`, from lists of the inputs (T, B), the lower threshold, and what draws the neurons of `sampled`."""
         active = [None] * (len(self.layers) + 1) if activity is None else activity
         states: list[Any] = [None] * len(self.layers)
         sent: list[list[SpikeVector]] = [[] for _ in self.layers]
-        for spikes in _pieces(inputs, config.pieces):
+        for piece, spikes in enumerate(_pieces(inputs, config.pieces)):
             for k, (layer, capacity) in enumerate(zip(self.layers, self.capacities(config), strict=True)):
                 # An output that nothing reaches would be silent for ever.
                 outputs = self.integrator is None and k == len(self.layers) - 1
                 lowest = -jnp.inf if outputs else near
-                spikes, states[k] = run_layer(layer, config, spikes, lowest, capacity, active[k], states[k])
+                own = None if key is None or outputs else jax.random.fold_in(key, piece * len(self.layers) + k)
+                spikes, states[k] = run_layer(layer, config, spikes, lowest, capacity, active[k], states[k], own)
                 sent[k].append(spikes)
         lists = [x[0] if len(x) == 1 else SpikeVector.concatenate(x) for x in sent]
         spikes = lists[-1]
@@ -256,8 +266,12 @@ def run_layer(
     capacity: int,
     activity: float | None = None,
     state: ops.LIFState | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[SpikeVector, ops.LIFState]:
-    """The lists (T, B) of a layer from those of the layer before, of which a fraction `activity` are spikes."""
+    """The lists (T, B) of a layer from those of the layer before, of which a fraction `activity` are spikes.
+
+    Without a `key` no neurons are drawn.
+    """
     return ops.spike_layer(
         spikes,
         layer.w,
@@ -270,6 +284,8 @@ def run_layer(
         near_threshold=near,
         capacity=capacity,
         surrogate=surrogate(config.surrogate, config.surrogate_scale),
+        sampled=0 if key is None else round(config.sampled * layer.w.shape[1]),
+        key=key,
         state=state,
     )
 
@@ -300,6 +316,13 @@ def near_threshold(config: Config, update: jax.Array | None) -> jax.Array | floa
         return config.near_threshold
     gap = config.near_start - config.near_threshold
     return config.near_threshold + gap * jnp.exp2(-jnp.asarray(update, jnp.float32))
+
+
+def draw_key(config: Config, update: jax.Array | None) -> jax.Array | None:
+    """What draws the neurons of `sampled` at an update, None where none are."""
+    if update is None or not config.sampled:
+        return None
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), DRAW), update)
 
 
 def init_deep(config: Config, key: jax.Array, n_in: int, n_classes: int) -> DeepNetwork:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -115,7 +115,7 @@ class DeepModel:
         return network.apply(self.config, events, update=update, **asdict(limits))
 
     def penalty(self, out: DeepOutput, limits: DeepLimits, weight: jax.Array | None) -> jax.Array:
-        return self.config.lost_weight * sample_mean(sum(map(lost_spikes, out.lists)), weight)
+        return self.config.lost_weight * sample_mean(reduce(jnp.add, map(lost_spikes, out.lists)), weight)
 
     def projected(self, network: DeepNetwork) -> DeepNetwork:
         return network

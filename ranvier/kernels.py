@@ -33,6 +33,7 @@ HANDLERS = {
     "ops_scatter_turned": _SUMS,
     "ops_dots_turned": tuple(_SUFFIX),
     "ops_lif_forward": _SUMS,
+    "ops_lif_forward_sampled": _SUMS,
     "ops_lif_backward": _SUMS,
     "ops_densify": ("float32", "float64", "bfloat16"),
 }

@@ -23,6 +23,7 @@ class Case:
     dtype: str = "float32"
     drive: float = 0.4  # mean of the currents; at 0.4 about every third neuron fires
     networks: int = 0
+    sampled: int = 0
 
 
 CASES = (
@@ -40,13 +41,16 @@ CASES = (
         "ops layer forward many neurons of one sample", n=4500, capacity=700, n_samples=1, n_steps=19, recurrent=False
     ),
     Case("ops layer forward many samples", n=70, n_samples=150, recurrent=False),
+    Case("ops layer sampled", sampled=40),
+    Case("ops layer forward sampled by neurons", n=2100, n_samples=1, n_steps=19, sampled=2100, recurrent=False),
 )
 
 
 def run(case):
     """A layer and the gradient through it, and lists that are none; returns the spikes of each network."""
     platform = {"gpu": "cuda"}.get(jax.default_backend(), "cpu")
-    for name in ("ops_lif_forward", "ops_lif_backward"):
+    sampled = ["ops_lif_forward_sampled"] if case.sampled else []
+    for name in ("ops_lif_forward", "ops_lif_backward", *sampled):
         assert kernels.compiled(name, jnp.dtype(case.dtype), platform), f"{name} is not compiled"
     rng = np.random.default_rng(0)
     own = (case.networks,) if case.networks else ()
@@ -63,6 +67,8 @@ def run(case):
             threshold=threshold,
             near_threshold=0.5,
             capacity=case.capacity,
+            sampled=case.sampled,
+            key=jax.random.key(0),
         )
         return jnp.sin(spikes.value).sum() + state.v.sum(), (spikes.n_spikes + spikes.n_lost).sum()
 

@@ -10,7 +10,7 @@ import pytest
 
 from ranvier import Events
 from ranvier.config import Config
-from ranvier.deep import DeepNetwork, init_deep, near_threshold, products, surrogate
+from ranvier.deep import DeepNetwork, draw_key, init_deep, near_threshold, products, surrogate
 from ranvier.deep_readout import leaky_integrator, votes
 from ranvier.deep_sizes import capacities, layer_sizes
 from ranvier.deep_start import describe, fit_start, target_mean
@@ -142,6 +142,29 @@ def test_what_is_counted():
     np.testing.assert_allclose(rate, out.fired.sum(1) / 18 / (STEPS / 1000), rtol=1e-6)
     np.testing.assert_array_equal(np.isfinite(spikes.time).sum(1), (out.fired - out.lost).sum(1))
     np.testing.assert_array_equal(raster, np.concatenate(dense, axis=2).transpose(1, 0, 2))
+
+
+def test_sampled_neurons_change_the_gradient_alone():
+    """Drawn anew at each update, in each piece and layer; never when a network is measured."""
+    config = replace(SMALL, max_activity=1.0, near_threshold=0.9, sampled=0.3, pieces=2)
+    network, given = active(config), events()
+    assert draw_key(config, None) is None is draw_key(replace(config, sampled=0.0), 3)
+
+    @jax.jit
+    def run(network, update):
+        def loss(network):
+            out = network.apply(config, given, duration=float(STEPS), capacity=40, update=update)
+            return out.sample_error(LABELS).mean(), (out.logits, [x.n_near for x in out.lists])
+
+        return jax.grad(loss, has_aux=True)(network)
+
+    (first, (logits, n_near)), (second, (others, _)) = run(network, 0), run(network, 1)
+    measured = jax.jit(lambda network: network.apply(config, given, duration=float(STEPS), capacity=40))(network)
+    np.testing.assert_array_equal(logits, others)
+    np.testing.assert_array_equal(logits, measured.logits)
+    assert abs(first.layers[0].w - second.layers[0].w).max() > 1e-4
+    for layer, room, drawn in zip(n_near, measured.lists, (3, 2), strict=True):
+        assert (layer >= room.n_near).all() and (layer > room.n_near).any() and (layer <= room.n_near + drawn).all()
 
 
 def test_nothing_dense_is_kept_for_the_gradient():

@@ -253,6 +253,35 @@ def test_vmap_and_another_surrogate():
     assert not np.allclose(jax.jit(jax.grad(total))(arrays[0][:, 2], arrays[1], *(x[2] for x in parameters)), alone[0])
 
 
+def test_sampled_neurons_give_the_dense_gradient_in_the_mean():
+    """Also where a window goes round the end; one mapped key is the key alone."""
+    r = np.random.default_rng(0)
+    n, keys = 11, jax.random.split(jax.random.key(0), 3000)
+    currents, weights = r.normal(0.2, 0.7, (4, 2, n)), r.normal(size=(4, 2, n))
+    # one near threshold for each neuron
+    near = jnp.asarray(r.uniform(0.4, 0.9, n))
+
+    def gradient(key, sampled, near=near):
+        def loss(currents):
+            spikes, _ = lif_layer(
+                currents, alpha=0.9, gain=10.0, near_threshold=near, capacity=n, sampled=sampled, key=key
+            )
+            return jnp.vdot(spikes.to_dense(), weights)
+
+        return jax.grad(loss)(jnp.asarray(currents))
+
+    every = jax.jit(jax.vmap(partial(gradient, sampled=3)))(keys)
+    near_alone, dense = jax.jit(lambda: (gradient(None, 0), gradient(None, 0, -jnp.inf)))()
+    mean, error = every.mean(0), every.std(0) / np.sqrt(len(keys))
+    moved = error > 1e-9
+    assert moved.mean() > 0.5
+    z = np.where(moved, (mean - dense) / np.where(moved, error, 1), 0)
+    assert 0.5 < np.sqrt((z[moved] ** 2).mean()) < 1.3 and abs(z).max() < 4.5
+    np.testing.assert_allclose(mean, dense, atol=0.15 * abs(dense).max())
+    assert abs(near_alone - dense).max() > 5 * abs(mean - dense).max()
+    np.testing.assert_allclose(jax.jit(partial(gradient, sampled=3))(keys[5]), every[5], rtol=1e-12)
+
+
 def test_types():
     """Voltages of 16-bit currents have 32 bits; weights of more bits do not change that."""
     layer = partial(lif_layer, alpha=np.float64(0.5), capacity=2)
@@ -283,6 +312,9 @@ def state_of(*shape, capacity=2):
         (zeros(4, 2, N), {"near_threshold": zeros(1, N)}, r"near_threshold is \(1, 6\)"),
         (zeros(4, 2, N), {"capacity": 2.0}, "lif_layer: capacity is 2.0"),
         (zeros(4, 2, N), {"capacity": -1}, "capacity is -1"),
+        (zeros(4, 2, N), {"sampled": 7}, "sampled is 7; needs a whole number from 0 to 6"),
+        (zeros(4, 2, N), {"sampled": 0.5}, "sampled is 0.5"),
+        (zeros(4, 2, N), {"sampled": 1}, "sampled is 1, key None"),
         (zeros(4, 2, N), {"state": zeros(2, N)}, "needs a LIFState"),
         (zeros(4, 2, N), {"state": partial(state_of, 3, N)}, r"\(3, 6\).* needs \(\(2, 6\)"),
         (zeros(4, 2, N), {"state": partial(state_of, 2, N, capacity=3)}, r"\(2, 6\), 3\); needs"),

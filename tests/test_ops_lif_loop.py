@@ -45,7 +45,7 @@ def in_use(ids, count, n):
     return [(k, i) for k, i in enumerate(ids[: max(count, 0)]) if 0 <= i < n]
 
 
-def loops_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, s):
+def loops_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, s, window=None):
     q, steps, r, n = currents.shape
     counts = np.zeros((4, q, steps, r), int)
     ids, excess = np.zeros((q, steps, r, s), int), np.zeros((q, steps, r, s))
@@ -59,7 +59,9 @@ def loops_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, s):
                 arrived = arrived + value * w_rec[a, i]
             v = decay * np.where(v > threshold, 0, v) + scale * (currents[a, t, b] + arrived)
             spikes = [i for i in range(n) if v[i] > threshold[i]]
-            nearly = [i for i in range(n) if near[i] < v[i] <= threshold[i]]
+            first, many = (0, 0) if window is None else window[a, t, b]
+            taken = {(first + k) % n for k in range(many)}
+            nearly = [i for i in range(n) if v[i] <= threshold[i] and (near[i] < v[i] or i in taken)]
             kept, room = spikes[:s], max(s - len(spikes), 0)
             listed = kept + nearly[:room]
             ids[a, t, b, : len(listed)], excess[a, t, b, : len(listed)] = listed, (v - threshold)[listed]
@@ -118,10 +120,10 @@ def agree(got, expected, tolerance=1e-11):
         np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tolerance, atol=tolerance)
 
 
-def check(operands, capacity, forward, backward):
+def check(operands, capacity, forward, backward, *window):
     """Both directions against plain loops."""
-    out = forward(*operands, capacity=capacity)
-    expected = loops_forward(*operands, capacity)
+    out = forward(*operands, *window, capacity=capacity)
+    expected = loops_forward(*operands, capacity, *window)
     # whole numbers and bits are the same, not nearly so
     for x, y in zip([out[0], *out[2:7]], [expected[0], *expected[2:7]], strict=True):
         np.testing.assert_array_equal(x, y)
@@ -155,6 +157,23 @@ def test_the_definition_against_plain_loops(recurrent):
     by_definition = jax.jit(lif_reference.forward, static_argnames="capacity")
     *_, n_lost, n_near_dropped, _, _ = check(operands, 9, by_definition, jax.jit(lif_reference.backward))
     assert n_lost.any() and n_near_dropped.any()
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["forward", "recurrent"])
+@pytest.mark.parametrize("sizes", [SIZES[0], SIZES[1], SIZES[2], pytest.param((1, 18, 1, 2100, 60), id="by neurons")])
+def test_windows_against_plain_loops(sizes, recurrent):
+    """Neurons from a first one on are near whatever their voltages, round the end, none of them or all."""
+    recurrent = recurrent and sizes[3] < 1000
+    operands = problem(*sizes, recurrent, near=0.9)
+    rng = np.random.default_rng(2)
+    many = rng.choice([0, 1, sizes[3] // 2, sizes[3]], sizes[:3])
+    window = np.stack([rng.integers(0, sizes[3], sizes[:3]), many], axis=-1).astype(np.int32)
+    _, _, _, n_near, _, n_dropped, *_ = check(operands, sizes[4], forward, backward, window)
+    without = loops_forward(*operands, sizes[4])
+    assert sizes[3] == 1 or (n_near + n_dropped).sum() > (without[3] + without[5]).sum()
+    if sizes is SIZES[2].values[0]:
+        by_definition = jax.jit(lif_reference.forward, static_argnames="capacity")
+        check(operands, sizes[4], by_definition, backward, window)
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["forward", "recurrent"])

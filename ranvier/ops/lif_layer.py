@@ -39,6 +39,8 @@ def lif_layer(
     near_threshold=0.9,
     capacity,
     surrogate=_SUPER_SPIKE,
+    sampled=0,
+    key=None,
     state=None,
 ):
     """A layer of LIF neurons over T steps (docs/equations.md, 36).
@@ -57,6 +59,10 @@ def lif_layer(
     threshold, near_threshold : () or (N,); near may be -inf
     capacity : room in the list of a step, static; spikes come first, near-threshold neurons get what is left
     surrogate : function of v - threshold; SuperSpike with beta 10 unless given
+    sampled : neurons that get the room of near ones in each step, static, whatever their voltages: they follow one
+        drawn by `key`. What the surrogate gives those below `near_threshold` counts N / sampled times, so that the mean
+        over keys is the gradient of near_threshold -inf, as far as lists have room
+    key : PRNG key, for `sampled`
     state : LIFState that an earlier call returned; voltages 0 and no spikes unless given
 
     Returns
@@ -66,8 +72,8 @@ def lif_layer(
     Raises
     ------
     RanvierError
-        `currents` have not two axes of real numbers; another array does not fit them; `capacity` is not a whole number;
-        `state` is no LIFState, or one of other sizes.
+        `currents` have not two axes of real numbers; another array does not fit them; `capacity` or `sampled` is not a
+        whole number, or there is no `key` for it; `state` is no LIFState, or one of other sizes.
 
     Notes
     -----
@@ -88,6 +94,7 @@ def lif_layer(
     check_capacity("lif_layer", capacity)
     currents = currents.astype(jnp.promote_types(currents.dtype, jnp.float32))
     n_steps, at_step = currents.shape[0], currents.shape[1:]
+    _check_sampled(sampled, key, at_step[-1])
     alpha, gain, threshold, near_threshold = (
         _per_neuron(name, x, at_step, currents.dtype)
         for name, x in (
@@ -110,6 +117,10 @@ def lif_layer(
     else:
         _check_state(state, at_step, capacity, currents.dtype)
     rows = math.prod(at_step[:-1])
+    window = None
+    if key is not None and sampled and n_steps and rows:
+        first = jax.random.randint(key, (1, n_steps, rows), 0, n, jnp.int32)
+        window = jnp.stack([first, jnp.full_like(first, sampled)], axis=-1)
     last = state.spikes
     before = (
         state.v.reshape(1, rows, n),
@@ -126,6 +137,7 @@ def lif_layer(
         near_threshold,
         before,
         surrogate,
+        window,
     )
     lists = (ids, value, factor, n_spikes, n_near, n_lost, n_near_dropped)
     spikes = SpikeVector(*(x.reshape(n_steps, *at_step[:-1], *x.shape[3:]) for x in lists), n_neurons=n)
@@ -140,6 +152,14 @@ def _per_neuron(name, x, at_step, dtype):
             f"lif_layer: {name} is {x.shape}, a step {at_step}; needs a number or ({at_step[-1]},); change its shape"
         )
     return jnp.broadcast_to(x, at_step[-1:])
+
+
+def _check_sampled(sampled, key, n):
+    """A number of neurons, and what draws them."""
+    if isinstance(sampled, bool) or not isinstance(sampled, int) or not 0 <= sampled <= n:
+        raise RanvierError(f"lif_layer: sampled is {sampled}; needs a whole number from 0 to {n}; change it")
+    if sampled and key is None:
+        raise RanvierError(f"lif_layer: sampled is {sampled}, key None; needs a key; pass jax.random.key(0)")
 
 
 def _silent(at_step, capacity, dtype):

@@ -20,7 +20,7 @@ from ranvier.ops.spike_vector import used
 from ranvier.ops.spikes_from_state import with_slope
 
 
-def lif_loop(currents, w_rec, decay, scale, threshold, near_threshold, before, surrogate):
+def lif_loop(currents, w_rec, decay, scale, threshold, near_threshold, before, surrogate, window=None):
     """Lists and voltages of all steps (docs/equations.md, 36), with derivatives of any order (37).
 
     Parameters
@@ -30,6 +30,8 @@ def lif_loop(currents, w_rec, decay, scale, threshold, near_threshold, before, s
     decay, scale, threshold, near_threshold : (N,)
     before : v, values, ids, n_spikes, n_listed of the step before the first, (1, R, N), 3 x (1, R, S), 2 x (1, R)
     surrogate : function of v - threshold
+    window : (1, T, R, 2) the first of the neurons that are listed below `near_threshold` too, and how many they are, or
+        None; their factor is N / how many times the surrogate
 
     Returns
     -------
@@ -37,10 +39,16 @@ def lif_loop(currents, w_rec, decay, scale, threshold, near_threshold, before, s
     """
     v0, values0, ids0, n_spikes0, n_listed0 = before
     parameters = jnp.stack([decay, scale, threshold, near_threshold])[None]
+    operands = [currents, w_rec, parameters, v0, values0, ids0, n_spikes0, *([] if window is None else [window])]
     ids, excess, n_spikes, n_near, n_lost, n_near_dropped, fired, v_last = _forward.bind(
-        *vary_alike(_fixed([currents, w_rec, parameters, v0, values0, ids0, n_spikes0])), capacity=ids0.shape[-1]
+        *vary_alike(_fixed(operands)), capacity=ids0.shape[-1]
     )
     n_listed = n_spikes + n_near
+    if window is not None:
+        lowest = jax.lax.stop_gradient(near_threshold - threshold)
+        far = excess <= jnp.take(lowest, ids, mode="clip")
+        times = jnp.where(far, v0.shape[-1] / jnp.maximum(window[..., 1:], 1).astype(excess.dtype), 1)
+        surrogate = functools.partial(_times, times, surrogate)
     surrogate, constants = jax.closure_convert(surrogate, excess)
     lists = (ids, n_spikes, n_listed, fired, ids0, n_spikes0, n_listed0)
     smooth = (currents, w_rec, decay, scale, threshold, near_threshold, v0, values0, *constants)
@@ -48,6 +56,10 @@ def lif_loop(currents, w_rec, decay, scale, threshold, near_threshold, before, s
     factor = _factor(surrogate, excess, n_listed, constants)
     value = with_slope(used(n_spikes, ids.shape[-1]).astype(factor.dtype), factor, excess)
     return value, jax.lax.stop_gradient(factor), ids, n_spikes, n_near, n_lost, n_near_dropped, v_last
+
+
+def _times(times, surrogate, x):
+    return times * surrogate(x)
 
 
 def _fixed(xs):
@@ -121,8 +133,8 @@ def _sum(x, y):
 # How they are computed
 
 
-def _primitive(name, definition, shapes, compiled):
-    """`compiled`: whether there is a handler of that name."""
+def _primitive(name, definition, shapes, n_operands=None):
+    """`n_operands`: of the handler of that name, if there is one; one more goes to the handler NAME_sampled."""
     primitive = Primitive(f"ranvier_ops_{name}")
     primitive.multiple_results = True
     primitive.def_impl(lambda *operands, **options: alone(primitive, tuple(sorted(options.items())))(*operands))
@@ -131,20 +143,21 @@ def _primitive(name, definition, shapes, compiled):
     mlir.register_lowering(primitive, by_reference)
 
     def lower(platform, ctx, *operands, **options):
+        handler = f"ops_{name}" if len(operands) == n_operands else f"ops_{name}_sampled"
         # the last result is a number for each neuron or slot, and all results together have every axis
         dtype = ctx.avals_out[-1].dtype
         empty = any(0 in aval.shape for aval in ctx.avals_out)
-        if empty or not kernels.compiled(f"ops_{name}", dtype, platform):
+        if empty or not kernels.compiled(handler, dtype, platform):
             return by_reference(ctx, *operands, **options)
         kernels.register()
-        return jax.ffi.ffi_lowering(kernels.target(f"ops_{name}", dtype))(ctx, *operands)
+        return jax.ffi.ffi_lowering(kernels.target(handler, dtype))(ctx, *operands)
 
-    for platform in PLATFORMS if compiled else ():
+    for platform in PLATFORMS if n_operands else ():
         mlir.register_lowering(primitive, functools.partial(lower, platform), platform=platform)
     return primitive
 
 
-def _shapes_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, capacity):
+def _shapes_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, window=None, *, capacity):
     q, t, r, n = currents.shape
     whole, real = jnp.dtype(jnp.int32), currents.dtype
     counts = [((q, t, r), whole)] * 4
@@ -170,9 +183,9 @@ def _shapes_backward(ids, n_listed, factor, fired, w_rec, parameters, v0, ids0, 
     return [(shape, factor.dtype) for shape in shapes]
 
 
-_forward = _primitive("lif_forward", lif_reference.forward, _shapes_forward, compiled=True)
-_tangent = _primitive("lif_tangent", _with_zeros, _shapes_tangent, compiled=False)
-_backward = _primitive("lif_backward", lif_reference.backward, _shapes_backward, compiled=True)
+_forward = _primitive("lif_forward", lif_reference.forward, _shapes_forward, n_operands=7)
+_tangent = _primitive("lif_tangent", _with_zeros, _shapes_tangent)
+_backward = _primitive("lif_backward", lif_reference.backward, _shapes_backward, n_operands=11)
 
 
 # How they are differentiated
@@ -235,7 +248,7 @@ ad.primitive_transposes[_backward] = _transposed_backward
 # How they are batched
 
 # Where R is in each operand; None: all samples of a group share it.
-_IN_FORWARD = (2, None, None, 1, 1, 1, 1)
+_IN_FORWARD = (2, None, None, 1, 1, 1, 1, 2)
 _IN_FIXED = (2, 2, 2, 2, None, None, 1, 1, 1)
 
 
@@ -243,7 +256,7 @@ def _batch(primitive, places_in, places_out, operands, dims, **options):
     """One call for all entries of a mapped axis V, which becomes part of R, or where operands that samples share are
     mapped, of Q."""
     size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
-    places = places_in(**options)
+    places = places_in(**options)[: len(operands)]
     groups = any(place is None and d is not None for place, d in zip(places, dims, strict=True))
 
     def join(x, d, place):

@@ -16,7 +16,7 @@ from ranvier.ops.spike_vector import take, used
 _WORD = 32
 
 
-def forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, capacity):
+def forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, window=None, *, capacity):
     """Lists and voltages of all steps, from those of the step before the first.
 
         v_t = decay (v_{t-1} > threshold ? 0 : v_{t-1}) + scale (I_t + R_t)
@@ -26,6 +26,8 @@ def forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, capacity)
     currents, w_rec, parameters : as above
     v0 : (Q, R, N) voltages of the step before the first
     values0, ids0, n_spikes0 : (Q, R, S), (Q, R, S), (Q, R) the spikes of that step, with recurrent weights
+    window : (Q, T, R, 2) the first neuron of those that are near in a step whatever their voltage, and how many they
+        are, going round; or None
     capacity : S
 
     Returns
@@ -36,12 +38,14 @@ def forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, capacity)
     decay, scale, threshold, near = _rows(parameters)
     flat = (v0.shape[0] * v0.shape[1], v0.shape[2])
 
-    def step(before, current):
+    def step(before, at):
         v, values, ids, n_spikes = before
+        current, window = at
         if w_rec.shape[1]:
             current = current + primitives.gather(values, ids, n_spikes, w_rec)
         v = decay * jnp.where(v > threshold, 0, v) + scale * current
-        state, high, low = (jnp.broadcast_to(x, v.shape).reshape(flat) for x in (v, threshold, near))
+        lowest = near if window is None else jnp.where(inside(window, v.shape[-1]), -jnp.inf, near)
+        state, high, low = (jnp.broadcast_to(x, v.shape).reshape(flat) for x in (v, threshold, lowest))
         lists = primitives.spikes(state, high, low, capacity)
         ids, n_spikes, *others = (x.reshape(*v.shape[:2], *x.shape[1:]) for x in lists)
         there = used(n_spikes + others[0], capacity)
@@ -50,7 +54,8 @@ def forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, capacity)
         return (v, values, ids, n_spikes), (ids, excess, n_spikes, *others, _packed(v > threshold))
 
     before = (v0, values0, ids0, n_spikes0)
-    after, steps = jax.lax.scan(step, before, jnp.moveaxis(currents, 1, 0))
+    given = (jnp.moveaxis(currents, 1, 0), None if window is None else jnp.moveaxis(window, 1, 0))
+    after, steps = jax.lax.scan(step, before, given)
     return [*(jnp.moveaxis(x, 0, 1) for x in steps), after[0]]
 
 
@@ -128,6 +133,12 @@ def kept(currents, parameters, v0, fired):
 
     steps = [jnp.moveaxis(x, 1, 0) for x in (currents, _step_before(v0 > threshold, fired))]
     return jnp.moveaxis(jax.lax.scan(step, v0, steps)[1], 0, 1)
+
+
+def inside(window, n):
+    """(..., N) whether a neuron is in a window (..., 2)."""
+    neuron = jnp.arange(n, dtype=window.dtype).reshape((1,) * (window.ndim - 1) + (-1,))
+    return (neuron - window[..., :1]) % n < window[..., 1:]
 
 
 def n_words(n):

@@ -21,7 +21,7 @@ def spike_layer(
     bias : (N,) or None, a current in each step
     mode, precision, activity : as `spike_matmul` takes them, for the product with `w_in`
     alpha, capacity : as `lif_layer` takes them
-    **options : of `lif_layer`: gain, threshold, near_threshold, surrogate, state
+    **options : of `lif_layer`: gain, threshold, near_threshold, surrogate, sampled, key, state
 
     Returns
     -------
