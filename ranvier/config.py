@@ -92,7 +92,7 @@ class Config:
     sampled: float = 0.0
     """Deep network: neurons of a step, as a fraction of the layer and drawn at random, that have a gradient below
     near_threshold too, weighted for all the others there, in [0, 1) [1]; 0: none."""
-    lost_weight: float = 0.1
+    lost_weight: float = 1.0
     """Deep network: weight in the loss of the spikes that find no room in the list of a step [1]; 0: off."""
     input_capacity: int | None = None
     """Deep network: room for input events of a step and sample [count]; None: so that none is lost."""
