@@ -88,12 +88,14 @@ LifList<A> list_of(const LifForwardCall<A>& c, int64_t row) {
           c.n_lost + row,         c.n_near_dropped + row};
 }
 
-// Adds the neurons of a step's window that did not fire to those that nearly did.
-void add_window(const int32_t* window, int64_t n, const uint32_t* fired, uint32_t* near) {
+// Adds the neurons of a step's window that did not fire to those that nearly did: a near threshold of -inf, which a
+// voltage that is no number does not pass.
+template <class A>
+void add_window(const int32_t* window, int64_t n, const A* v, const uint32_t* fired, uint32_t* near) {
   const int64_t length = std::min<int64_t>(window[1], n);
   int64_t i = std::clamp<int64_t>(window[0], 0, n - 1);
   for (int64_t k = 0; k < length; ++k, i = i + 1 == n ? 0 : i + 1)
-    near[i / kWord] |= 1u << i % kWord & ~fired[i / kWord];
+    if (v[i] > -std::numeric_limits<A>::infinity()) near[i / kWord] |= 1u << i % kWord & ~fired[i / kWord];
 }
 
 // sums[r, :] = what the spikes of some samples send through the weights of their group.
@@ -131,7 +133,7 @@ void walk(const LifForwardCall<A>& c, int64_t q, Range samples) {
       uint32_t* const fired = c.fired + (at + l) * n_words;
       loop_kernels<A>().charge(of, {0, n_words}, z.n, c.currents + (at + l) * z.n, sums ? sums + l * z.n : nullptr,
                                mine, mine, fired, near);
-      if (c.window) add_window(c.window + 2 * (at + l), z.n, fired, near);
+      if (c.window) add_window(c.window + 2 * (at + l), z.n, mine, fired, near);
       loop_kernels<A>().list(of, n_words, z.s, fired, near, mine, room, list_of(c, at + l));
     }
   }
@@ -166,7 +168,8 @@ void walk_by_neurons(ffi::ThreadPool& pool, const LifForwardCall<A>& c, const Pi
     parallel_for(pool, all * (end - begin), [&](int64_t k) {
       const int64_t l = k % all, t = begin + k / all;
       uint32_t* const nearly = near + place(l, t) * n_words;
-      if (c.window) add_window(c.window + 2 * at(l, t), z.n, c.fired + at(l, t) * n_words, nearly);
+      if (c.window)
+        add_window(c.window + 2 * at(l, t), z.n, v + place(l, t) * row, c.fired + at(l, t) * n_words, nearly);
       loop_kernels<A>().list(of[l / z.r], n_words, z.s, c.fired + at(l, t) * n_words, nearly, v + place(l, t) * row,
                              scratch<int32_t, kIds>(row + 16), list_of(c, at(l, t)));
     });

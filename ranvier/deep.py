@@ -284,7 +284,8 @@ def run_layer(
         near_threshold=near,
         capacity=capacity,
         surrogate=surrogate(config.surrogate, config.surrogate_scale),
-        sampled=0 if key is None else round(config.sampled * layer.w.shape[1]),
+        # a small fraction of a small layer is still somebody
+        sampled=0 if key is None else max(1, round(config.sampled * layer.w.shape[1])),
         key=key,
         state=state,
     )

@@ -61,7 +61,7 @@ def loops_forward(currents, w_rec, parameters, v0, values0, ids0, n_spikes0, s, 
             spikes = [i for i in range(n) if v[i] > threshold[i]]
             first, many = (0, 0) if window is None else window[a, t, b]
             taken = {(first + k) % n for k in range(many)}
-            nearly = [i for i in range(n) if v[i] <= threshold[i] and (near[i] < v[i] or i in taken)]
+            nearly = [i for i in range(n) if (-np.inf if i in taken else near[i]) < v[i] <= threshold[i]]
             kept, room = spikes[:s], max(s - len(spikes), 0)
             listed = kept + nearly[:room]
             ids[a, t, b, : len(listed)], excess[a, t, b, : len(listed)] = listed, (v - threshold)[listed]
@@ -189,6 +189,13 @@ def test_no_number_is_no_spike():
     operands = problem(1, 4, 1, 33, 33, False)
     operands[0][0, 1, 0, [0, 32]] = np.nan, np.inf
     check(operands, 33, forward, backward)
+
+
+@pytest.mark.parametrize("n", [33, 2100])
+def test_no_number_is_in_no_window(n):
+    operands = problem(1, 4, 1, n, n, False)
+    operands[0][0, 1, 0, [0, 5, n - 1]] = np.nan, np.inf, -np.inf
+    check(operands, n, forward, backward, np.tile(np.array([1, n], np.int32), (1, 4, 1, 1)))
 
 
 @pytest.mark.parametrize("n", [5000, 257])

@@ -17,6 +17,7 @@ from ranvier.data.stream import Streamed, too_large
 from ranvier.errors import RanvierError
 from ranvier.runs import Run
 from ranvier.train import evaluate, fit
+from tests.test_augment import room as room
 from tests.test_recordings import dataset as uneven
 from tests.test_train import assert_equal, assert_same_run, dataset, trained
 from tests.toy import TOY
@@ -26,15 +27,6 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 # Blending asks for samples that are not in the batch.
 CONFIG = replace(TOY, net="0", recurrent=False, dt=2.0, duration=20.0, epochs=2, augment_blend=0.5)
 STREAMED = replace(CONFIG, stream="on")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def room():
-    """Room for all spikes from the start, as each smaller size would compile anew; and blocks of one update."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "STEP_CAPACITY", CONFIG.hidden)
-        patch.setattr(train, "BLOCK", 1)
-        yield
 
 
 @pytest.fixture(scope="module")
