@@ -6,11 +6,13 @@
 //   /tmp/ops_lif_cuda check         checks alone
 //   /tmp/ops_lif_cuda tune          times, and each way to deal out the work
 //   /tmp/ops_lif_cuda T R N [rec]   one size: steps, samples, neurons; with recurrent weights
+//   /tmp/ops_lif_cuda windows       times with and without windows
 //
 // Checks: against plain loops, at odd sizes, with lists that are too short, lost spikes, all spikes and none, near
-// thresholds of -inf, ids and counts that are out of range, and unused slots that are no numbers; and the same bits
-// when called again. Decays and scales are powers of two, so that each step rounds once and results without sums of
-// many terms must be equal. Times: a batch of launches between two events, the median over the batches.
+// thresholds of -inf, ids and counts that are out of range, and unused slots that are no numbers; with windows that go
+// round, of none, some, all and more than fit, and voltages that are no numbers; and the same bits when called again.
+// Decays and scales are powers of two, so that each step rounds once and results without sums of many terms must be
+// equal. Times: a batch of launches between two events, the median over the batches.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -55,7 +57,8 @@ void compare(const std::string& what, const std::vector<T>& got, const std::vect
   double most = 0;
   for (const T x : is) most = std::max(most, std::fabs(double(x)));
   for (size_t k = 0; k < got.size(); ++k) {
-    if (got[k] == is[k] || std::fabs(double(got[k]) - double(is[k])) <= slack * most) continue;
+    if (got[k] == is[k] || (got[k] != got[k] && is[k] != is[k])) continue;
+    if (std::fabs(double(got[k]) - double(is[k])) <= slack * most) continue;
     std::printf("WRONG %s: number %zu of %zu is %.9g, should be %.9g\n", what.c_str(), k, got.size(), double(got[k]),
                 double(is[k]));
     ++wrong;
@@ -70,7 +73,7 @@ void same(const std::string& what, const std::vector<T>& a, const std::vector<T>
   ++wrong;
 }
 
-enum class Kind { usual, all_fire, none_fires, all_near };
+enum class Kind { usual, all_fire, none_fires, all_near, windows };
 
 // Everything of a layer on the host.
 template <class A>
@@ -78,7 +81,7 @@ struct Layer {
   LifLoopSizes z;
   std::vector<A> currents, w_rec, parameters, v0, values0, excess, v_last, factor, ct_excess, ct_v_last;
   std::vector<A> d_currents, d_excess, d_v0, d_values0;
-  std::vector<int32_t> ids0, n_spikes0, ids, n_spikes, n_near, n_lost, n_near_dropped, n_listed;
+  std::vector<int32_t> ids0, n_spikes0, window, ids, n_spikes, n_near, n_lost, n_near_dropped, n_listed;
   std::vector<uint32_t> fired;
 };
 
@@ -123,6 +126,16 @@ Layer<A> random_layer(const LifLoopSizes& z, Kind kind, std::mt19937_64& r) {
     }
     if (count == z.s && k % 2) x.n_spikes0[k] = int32_t(z.s) + 4;
   }
+  if (kind != Kind::windows) return x;
+  // currents that are infinite leave voltages that are no numbers; recurrent weights would carry none on
+  const A infinity = std::numeric_limits<A>::infinity();
+  for (A& y : x.currents)
+    if (r() % 397 == 0) y = r() % 2 ? -infinity : nan;
+  for (int64_t l = 0; l < z.q * z.t * z.r; ++l) {
+    const int64_t many[] = {0, 1, z.n / 3, z.s + 3, z.n, z.n - 1};
+    x.window.push_back(int32_t(r() % 5 ? r() % uint64_t(z.n) : z.n - 1));
+    x.window.push_back(int32_t(std::min(many[r() % 6], z.n)));
+  }
   return x;
 }
 
@@ -158,7 +171,13 @@ void run_forward(Layer<A>& x) {
         for (int kind = 0; kind < 2; ++kind)
           for (int64_t n = 0; n < z.n; ++n) {
             const A high = p[kThreshold * z.n + n];
-            if (!(kind ? v[n] > p[kNear * z.n + n] && v[n] <= high : v[n] > high)) continue;
+            bool drawn = false;
+            for (int64_t k = 0; !x.window.empty() && k < 2; ++k) {
+              const int64_t after = n + k * z.n - x.window[2 * list];
+              drawn |= after >= 0 && after < x.window[2 * list + 1];
+            }
+            const A low = drawn ? -std::numeric_limits<A>::infinity() : p[kNear * z.n + n];
+            if (!(kind ? v[n] > low && v[n] <= high : v[n] > high)) continue;
             const bool fits = place < z.s;
             if (fits) x.ids[list * z.s + place] = int32_t(n), x.excess[list * z.s + place++] = v[n] - high;
             ++(kind ? fits ? x.n_near : x.n_near_dropped : fits ? x.n_spikes : x.n_lost)[list];
@@ -241,14 +260,28 @@ void check_layer(const char* type, const LifLoopSizes& z, Kind kind, std::mt1993
   run_forward(x);
   const int64_t lists = z.q * z.t * z.r, samples = z.q * z.r;
   Device<A> currents(x.currents), w_rec(x.w_rec), parameters(x.parameters), v0(x.v0), values0(x.values0);
-  Device<int32_t> ids0(x.ids0), n_spikes0(x.n_spikes0);
+  Device<int32_t> ids0(x.ids0), n_spikes0(x.n_spikes0), window(x.window);
   {
     Device<int32_t> ids(lists * z.s), n_spikes(lists), n_near(lists), n_lost(lists), n_near_dropped(lists);
     Device<A> excess(lists * z.s), v_last(samples * z.n);
     Device<uint32_t> fired(lists * words_of(z.n));
-    const LifForwardCall<A> c{z,         currents.at,       w_rec.at, parameters.at, v0.at,       values0.at,
-                              ids0.at,   n_spikes0.at,      ids.at,   excess.at,     n_spikes.at, n_near.at,
-                              n_lost.at, n_near_dropped.at, fired.at, v_last.at};
+    const LifForwardCall<A> c{z,
+                              currents.at,
+                              w_rec.at,
+                              parameters.at,
+                              v0.at,
+                              values0.at,
+                              ids0.at,
+                              n_spikes0.at,
+                              x.window.empty() ? nullptr : window.at,
+                              ids.at,
+                              excess.at,
+                              n_spikes.at,
+                              n_near.at,
+                              n_lost.at,
+                              n_near_dropped.at,
+                              fired.at,
+                              v_last.at};
     Device<char> scratch(ops_lif_forward_scratch(c));
     const std::string what = std::string("forward ") + name + ": ";
     for (int turn = 0; turn < 2; ++turn) {
@@ -297,16 +330,17 @@ template <class A>
 void check_layers(const char* type) {
   std::mt19937_64 r(1);
   const LifLoopSizes sizes[] = {
-      {1, 1, 1, 1, 1, false},       {2, 2, 3, 31, 1, false},     {1, 37, 2, 33, 33, false},
-      {1, 37, 5, 257, 20, false},   {2, 37, 2, 33, 40, false},   {1, 50, 3, 1000, 80, false},
-      {3, 18, 2, 1024, 300, false}, {1, 2, 2, 5000, 700, false}, {1, 1, 1, 1, 1, true},
-      {2, 2, 3, 31, 1, true},       {1, 37, 2, 33, 33, true},    {1, 37, 5, 257, 20, true},
-      {2, 12, 2, 33, 40, true},     {1, 9, 3, 1000, 80, true},   {2, 5, 2, 1024, 300, true},
-      {1, 3, 1, 1500, 300, true},   {1, 2, 1, 2500, 400, true},  {1, 2, 1, 4200, 700, true},
+      {1, 1, 1, 1, 1, false},       {2, 2, 3, 31, 1, false},      {1, 37, 2, 33, 33, false},
+      {1, 37, 5, 257, 20, false},   {2, 37, 2, 33, 40, false},    {1, 50, 3, 1000, 80, false},
+      {3, 18, 2, 1024, 300, false}, {1, 2, 2, 5000, 700, false},  {1, 1, 1, 1, 1, true},
+      {2, 2, 3, 31, 1, true},       {1, 37, 2, 33, 33, true},     {1, 37, 5, 257, 20, true},
+      {2, 12, 2, 33, 40, true},     {1, 9, 3, 1000, 80, true},    {2, 5, 2, 1024, 300, true},
+      {1, 3, 1, 1500, 300, true},   {1, 2, 1, 2500, 400, true},   {1, 2, 1, 4200, 700, true},
+      {2, 19, 65, 900, 70, false},  {1, 5, 130, 1100, 90, false},
   };
   for (const LifLoopSizes& z : sizes)
-    for (Kind kind : {Kind::usual, Kind::all_fire, Kind::none_fires, Kind::all_near}) {
-      if (z.recurrent && z.n > 1100 && kind != Kind::usual && kind != Kind::all_near) continue;
+    for (Kind kind : {Kind::usual, Kind::all_fire, Kind::none_fires, Kind::all_near, Kind::windows}) {
+      if (z.recurrent && z.n > 1100 && (kind == Kind::all_fire || kind == Kind::none_fires)) continue;
       check_layer<A>(type, z, kind, r);
     }
 }
@@ -402,7 +436,19 @@ double mean(const Device<int32_t>& x) {
   return sum / double(std::max<size_t>(all.size(), 1));
 }
 
-void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
+// Windows of a fortieth of the neurons, as what is drawn at random is.
+std::vector<int32_t> some_windows(int64_t lists, int64_t n) {
+  std::mt19937 r(5);
+  std::vector<int32_t> windows;
+  for (int64_t l = 0; l < lists; ++l)
+    windows.push_back(int32_t(r() % uint64_t(n))), windows.push_back(int32_t(std::max<int64_t>(n / 40, 1)));
+  return windows;
+}
+
+enum class Times { usual, tune, windows };
+
+void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, Times which) {
+  const bool tune = which == Times::tune;
   const LifLoopSizes z{1, t, r, n, std::max<int64_t>(n / 20, 1), recurrent};
   const int64_t lists = t * r, words = words_of(n);
   Device<float> currents(lists * n), w_rec(recurrent ? n * n : 0), v0(r * n), values0(r * z.s), excess(lists * z.s);
@@ -418,9 +464,9 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
   fill(currents, -0.25f, 0.32f, 1), fill(w_rec, -0.02f, 0.02f, 2), fill(v0, 0, 1, 3), fill(factor, 0, 1, 4);
   fill(ct_excess, -1, 1, 5);
   Device<float> d_currents(lists * n);
-  const LifForwardCall<float> forward{z,         currents.at,  w_rec.at, parameters.at, v0.at,       values0.at,
-                                      ids0.at,   n_spikes0.at, ids.at,   excess.at,     n_spikes.at, n_near.at,
-                                      n_lost.at, n_dropped.at, fired.at, v_last.at};
+  const LifForwardCall<float> forward{z,         currents.at,  w_rec.at,     parameters.at, v0.at,     values0.at,
+                                      ids0.at,   n_spikes0.at, nullptr,      ids.at,        excess.at, n_spikes.at,
+                                      n_near.at, n_lost.at,    n_dropped.at, fired.at,      v_last.at};
   Device<float> ct_v_last(std::vector<float>(r * n, 0.f));
   const LifBackwardCall<float> backward{
       z,       ids.at,       n_listed.at,  factor.at,    fired.at,      w_rec.at,    parameters.at, v0.at,
@@ -437,6 +483,16 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
                bits = 4. * double(lists * words);
   const double forth = passes + 2 * slots + bits, back = passes + (recurrent ? 4 : 3) * slots + bits;
   say("forward", time_of([&] { return ops_lif_forward(forward, scratch.at, nullptr); }), forth, t);
+  LifForwardCall<float> drawn = forward;
+  if (which == Times::windows) {
+    Device<int32_t> windows(some_windows(lists, n));
+    drawn.window = windows.at;
+    say("forward with windows", time_of([&] { return ops_lif_forward(drawn, scratch.at, nullptr); }), forth, t);
+    // the same lists from the same kernel, for what windows alone cost
+    check(cudaMemset(windows.at, 0, windows.size * sizeof(int32_t)));
+    say("forward with windows of none", time_of([&] { return ops_lif_forward(drawn, scratch.at, nullptr); }), forth, t);
+    return;
+  }
   say("backward", time_of([&] { return ops_lif_backward(backward, scratch.at, nullptr); }), back, t);
   if (recurrent) {
     if (!tune) return;
@@ -484,9 +540,9 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, bool tune) {
         passes, t);
     w.own = is;
   };
-  try_walk("lif_walk own 1, 16 ahead", 1, lif_walk<float, 1, 16>);
-  try_walk("lif_walk own 2, 4 ahead", 2, lif_walk<float, 2, 4>);
-  try_walk("lif_walk own 2, 8 ahead", 2, lif_walk<float, 2, 8>);
+  try_walk("lif_walk own 1, 16 ahead", 1, lif_walk<float, 1, 16, false>);
+  try_walk("lif_walk own 2, 4 ahead", 2, lif_walk<float, 2, 4, false>);
+  try_walk("lif_walk own 2, 8 ahead", 2, lif_walk<float, 2, 8, false>);
   check(walk(forward, w, nullptr));
   const auto try_lists = [&](const char* name, int share, auto kernel) {
     say(name, time_of([&] {
@@ -558,17 +614,23 @@ int main(int argc, char** argv) {
   const std::string word = argc > 1 ? argv[1] : "";
   if (word == "check") return check_all();
   if (argc >= 4) {
-    run_size(std::atoll(argv[1]), std::atoll(argv[2]), std::atoll(argv[3]), argc > 4, true);
+    run_size(std::atoll(argv[1]), std::atoll(argv[2]), std::atoll(argv[3]), argc > 4, Times::tune);
+    return 0;
+  }
+  if (word == "windows") {
+    for (int64_t r : {48, 256}) run_size(500, r, 1024, false, Times::windows);
+    for (int64_t r : {48, 256}) run_size(500, r, 256, true, Times::windows);
     return 0;
   }
   const bool tune = word == "tune";
   const int failed = tune ? 0 : check_all();
+  const Times times = tune ? Times::tune : Times::usual;
   for (int64_t r : {48, 256})
-    for (int64_t n : {128, 512, 1024}) run_size(500, r, n, false, tune);
-  run_size(1000, 48, 1024, false, tune);
-  run_size(500, 16, 16384, false, tune);
+    for (int64_t n : {128, 512, 1024}) run_size(500, r, n, false, times);
+  run_size(1000, 48, 1024, false, times);
+  run_size(500, 16, 16384, false, times);
   for (int64_t r : {48, 256})
-    for (int64_t n : {128, 256, 1024}) run_size(500, r, n, true, tune);
+    for (int64_t n : {128, 256, 1024}) run_size(500, r, n, true, times);
   run_densify(128000, 700);
   run_densify(128000, 1024);
   return failed;

@@ -61,9 +61,11 @@ ffi::Error bind_lif_backward(LifBackwardCall<A>& call, ffi::Dictionary attribute
 
 }  // namespace ranvier
 
-// The handlers of a library that has lif_forward and lif_backward in `ranvier`.
-#define RANVIER_OPS_LIF_HANDLERS                                               \
-  RANVIER_HANDLER(ranvier_ops_lif_forward_f32, ranvier::lif_forward<float>);   \
-  RANVIER_HANDLER(ranvier_ops_lif_forward_f64, ranvier::lif_forward<double>);  \
-  RANVIER_HANDLER(ranvier_ops_lif_backward_f32, ranvier::lif_backward<float>); \
+// The handlers of a library that has lif_forward, lif_forward_sampled and lif_backward in `ranvier`.
+#define RANVIER_OPS_LIF_HANDLERS                                                              \
+  RANVIER_HANDLER(ranvier_ops_lif_forward_f32, ranvier::lif_forward<float>);                  \
+  RANVIER_HANDLER(ranvier_ops_lif_forward_f64, ranvier::lif_forward<double>);                 \
+  RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f32, ranvier::lif_forward_sampled<float>);  \
+  RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f64, ranvier::lif_forward_sampled<double>); \
+  RANVIER_HANDLER(ranvier_ops_lif_backward_f32, ranvier::lif_backward<float>);                \
   RANVIER_HANDLER(ranvier_ops_lif_backward_f64, ranvier::lif_backward<double>);

@@ -3,7 +3,8 @@
 // Warps that walk have kOwn words of neurons each and go through kSteps steps; where a current was in shared memory
 // they leave by how much the threshold is exceeded, and votes beside. Meanwhile the currents of the next steps are on
 // their way there, each fetched by the thread that needs it, and other warps make the lists of the steps before, a few
-// lanes a list. A barrier, and the three parts of shared memory change hands.
+// lanes a list. A barrier, and the three parts of shared memory change hands. Of windows (kSampled), too, a warp gets
+// those of the next steps, a lane a step: they come to where its votes will be, and become bits of who is drawn.
 #pragma once
 #include "copy_cuda.h"
 #include "ops_lif_places_cuda.h"
@@ -21,7 +22,7 @@ constexpr size_t block_room(int64_t words) {
   return 3 * kSteps * words * (kWarp * sizeof(A) + sizeof(uint2)) + 16;
 }
 
-template <class A, int kOwn, int kSteps>
+template <class A, int kOwn, int kSteps, bool kSampled>
 static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) lif_block(LifForwardCall<A> call) {
   extern __shared__ uint4 block_shared[];
   const LifLoopSizes& z = call.size;
@@ -52,6 +53,12 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
         if (here[k]) copy(to + k * kWarp, current + k * kWarp);
       current = held(current + current_step);
     }
+    if constexpr (kSampled) {
+      static_assert(kSteps <= kWarp);
+      const auto windows = reinterpret_cast<const uint2*>(call.window) + at.first + (steps - left) * z.r;
+      if (lane < kSteps && lane < left)
+        copy(votes + (part * kSteps + lane) * words + warp * kOwn, windows + lane * z.r);
+    }
     close_group();
   };
   if (walks) {
@@ -75,6 +82,17 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
     if (walks) {
       fetch(steps - t0 - kSteps, next);
       arrived<1>();
+      if constexpr (kSampled) {
+        if (lane < kSteps && lane < steps - t0) {
+          uint2* const of = votes + (part * kSteps + lane) * words + warp * kOwn;
+          const uint2 window = *of;
+          RANVIER_UNROLL
+          for (int k = 0; k < kOwn; ++k)
+            if (there[k])
+              of[k].y = drawn_bits(int2{int(window.x), int(window.y)}, int32_t(z.n), (warp * kOwn + k) * kWarp);
+        }
+        __syncwarp();
+      }
       A* number = numbers + part * kSteps * width + n0;
       A input[kSteps][kOwn];
       RANVIER_UNROLL
@@ -89,7 +107,8 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
         RANVIER_UNROLL
         for (int k = 0; k < kOwn; ++k) {
           v[k] = neuron[k].decay * kept[k] + neuron[k].scale * input[u][k];
-          const bool fires = v[k] > neuron[k].threshold, nears = v[k] > neuron[k].near && v[k] <= neuron[k].threshold;
+          const bool fires = v[k] > neuron[k].threshold;
+          const bool nears = nearly_fires(neuron[k], v[k], kSampled && there[k] && vote[k].y >> lane & 1);
           const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
           if (here[k]) number[k * kWarp] = v[k] - neuron[k].threshold;
           if (lane == 0 && there[k]) vote[k] = uint2{fire, close};

@@ -76,7 +76,7 @@ cudaError_t launch_block(const LifForwardCall<A>& call, cudaStream_t stream) {
   const int64_t words = words_of(call.size.n), lists = kWarp / list_lanes(words);
   const int64_t warps = ceiling(words, kOwn) + std::min<int64_t>(ceiling(kSteps, lists), 8);
   const size_t bytes = block_bytes<A>(words);
-  const auto kernel = lif_block<A, kOwn, kSteps>;
+  const auto kernel = call.window ? lif_block<A, kOwn, kSteps, true> : lif_block<A, kOwn, kSteps, false>;
   if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
   kernel<<<static_cast<unsigned>(samples_of(call.size)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(call);
   return cudaGetLastError();
@@ -127,12 +127,12 @@ cudaError_t walk(const LifForwardCall<A>& call, LifChunk<A> w, cudaStream_t stre
   const int64_t steps = w.steps, share = words > 64 ? kListThreads / kWarp : 1;
   if (blocks > kMostBlocks || ceiling(steps * samples_of(z) * share * kWarp, kListThreads) > kMostBlocks)
     return cudaErrorInvalidConfiguration;
+  const auto one = call.window ? lif_walk<A, 1, 16, true> : lif_walk<A, 1, 16, false>;
+  const auto two = call.window ? lif_walk<A, 2, 4, true> : lif_walk<A, 2, 4, false>;
+  const auto kernel = w.own == 1 ? one : two;
   for (w.first = 0; w.first < z.t; w.first += steps) {
     w.steps = std::min(steps, z.t - w.first);
-    if (w.own == 1)
-      lif_walk<A, 1, 16><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
-    else
-      lif_walk<A, 2, 4><<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
+    kernel<<<static_cast<unsigned>(blocks), kWalkThreads, 0, stream>>>(call, w);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
     const int64_t lists = ceiling(w.steps * samples_of(z) * share * kWarp, kListThreads);
     if (share == 1)
@@ -172,7 +172,7 @@ cudaError_t launch_steps(const LifForwardCall<A>& call, cudaStream_t stream) {
   const int64_t words = words_of(z.n), warps = kOwn ? ceiling(words, kOwn) : kStepThreads<A> / kWarp;
   const int64_t room = std::min(z.s, z.n);
   const size_t bytes = room * sizeof(int32_t) <= most_shared() ? room * sizeof(int32_t) : 0;
-  const auto kernel = lif_steps<A, kOwn>;
+  const auto kernel = call.window ? lif_steps<A, kOwn, true> : lif_steps<A, kOwn, false>;
   if (const cudaError_t error = allow_shared(kernel, bytes); error != cudaSuccess) return error;
   kernel<<<static_cast<unsigned>(samples_of(z)), static_cast<unsigned>(warps * kWarp), bytes, stream>>>(
       call, static_cast<int32_t>(bytes / sizeof(int32_t)));

@@ -288,5 +288,3 @@ auto binding() { return signature(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()); }
 }  // namespace ranvier
 
 RANVIER_OPS_LIF_HANDLERS
-RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f32, ranvier::lif_forward_sampled<float>);
-RANVIER_HANDLER(ranvier_ops_lif_forward_sampled_f64, ranvier::lif_forward_sampled<double>);

@@ -27,13 +27,16 @@ ffi::Error launch(const C& c, ffi::ScratchAllocator& memory, cudaStream_t stream
   return ffi::Error::Internal(std::string("lif_layer: CUDA says ") + cudaGetErrorString(error));
 }
 
-template <class A>
+template <class A, bool kSampled = false>
 ffi::Error lif_forward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
                        ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   LifForwardCall<A> c{};
-  if (auto wrong = bind_lif_forward(c, attributes, arguments, results); wrong.failure()) return wrong;
+  if (auto wrong = bind_lif_forward(c, attributes, arguments, results, kSampled); wrong.failure()) return wrong;
   return launch(c, memory, stream, ops_lif_forward_scratch<A>, ops_lif_forward<A>);
 }
+
+template <class A>
+constexpr auto lif_forward_sampled = lif_forward<A, true>;
 
 template <class A>
 ffi::Error lif_backward(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,

@@ -1,4 +1,4 @@
-// GPU: where the numbers of a LIF layer over time are, and the parameters of a neuron.
+// GPU: where the numbers of a LIF layer over time are, the parameters of a neuron, and who is drawn by a window.
 #pragma once
 #include "ops_lif_call.h"
 #include "warp_cuda.h"
@@ -31,6 +31,29 @@ struct Neuron {
     threshold = __ldg(parameters + kThreshold * n_neurons + n), near = __ldg(parameters + kNear * n_neurons + n);
   }
 };
+
+// Whether a neuron nearly fires; one that is drawn does whatever its voltage is, unless that is -inf or no number.
+template <class A>
+__device__ __forceinline__ bool nearly_fires(const Neuron<A>& x, A v, bool drawn) {
+  return v > (drawn ? -A(INFINITY) : x.near) && v <= x.threshold;
+}
+
+__device__ __forceinline__ int2 window_of(const int32_t* windows, int64_t list) {
+  return __ldg(reinterpret_cast<const int2*>(windows) + list);
+}
+// Bits 0 ... n - 1 of a word.
+__device__ __forceinline__ uint32_t bits_below(int32_t n) { return n <= 0 ? 0 : n < kWarp ? (1u << n) - 1 : kAll; }
+// The neurons n ... n + 31 that a window (the first, how many) draws, as bits.
+__device__ __forceinline__ uint32_t drawn_bits(int2 window, int32_t n_neurons, int32_t n) {
+  const int32_t first = window.x < 0 ? 0 : window.x < n_neurons ? window.x : n_neurons - 1;
+  const int32_t many = window.y < 0 ? 0 : window.y < n_neurons ? window.y : n_neurons;
+  const int32_t before_end = many < n_neurons - first ? many : n_neurons - first;
+  return (bits_below(first + before_end - n) & ~bits_below(first - n)) | bits_below(many - before_end - n);
+}
+// The bit of this lane in the word that lane `of` has.
+__device__ __forceinline__ bool bit_of(uint32_t word, int of, int lane) {
+  return __shfl_sync(kAll, word, of) >> lane & 1;
+}
 
 // A pointer that the compiler takes as it is: of a loop that it unrolls it would otherwise hold one for each turn.
 template <class T>

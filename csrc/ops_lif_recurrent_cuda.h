@@ -65,7 +65,7 @@ struct Votes<true> {
 };
 
 // `room`: ids that fit in shared memory.
-template <class A, int kOwn>
+template <class A, int kOwn, bool kSampled>
 static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCall<A> call, int32_t room) {
   using Vote = Votes<(kOwn > 0)>;
   extern __shared__ int32_t steps_shared[];
@@ -111,6 +111,9 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
     }
   }
 
+  int2 next_window{0, 0};
+  if constexpr (kSampled) next_window = window_of(call.window, at.first);
+
   const bool shared_list = room >= (z.s < z.n ? z.s : z.n);
   int32_t count = 0;
   const int32_t* spikes = steps_shared;
@@ -133,7 +136,18 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
       }
     };
     Vote mine{0, 0};
-    const auto is_near = [](const Neuron<A>& x, A v) { return v > x.near && v <= x.threshold; };
+    const int2 window = next_window;
+    uint32_t my_drawn = 0;  // of the word of the lane's number
+    if constexpr (kSampled) {
+      if (t + 1 < steps) next_window = window_of(call.window, at.first + (t + 1) * z.r);
+      if constexpr (kOwn > 0) my_drawn = drawn_bits(window, int32_t(z.n), int32_t(word0 + lane) * kWarp);
+    }
+    // whether the thread's neuron of word k nearly fires
+    const auto is_near = [&](int64_t k, const Neuron<A>& x, A v) {
+      if constexpr (!kSampled) return nearly_fires(x, v, false);
+      if constexpr (kOwn > 0) return nearly_fires(x, v, bit_of(my_drawn, int(k), lane));
+      return nearly_fires(x, v, drawn_bits(window, int32_t(z.n), int32_t(word0 + k) * kWarp) >> lane & 1);
+    };
     if constexpr (kOwn > 0) {
       A input[kOwn], sums[kOwn] = {};
       RANVIER_UNROLL
@@ -148,7 +162,7 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
       for (int k = 0; k < kOwn; ++k) {
         v[k] = neuron[k].decay * kept[k] + neuron[k].scale * (input[k] + sums[k]);
         const bool fires = v[k] > neuron[k].threshold;
-        const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, is_near(neuron[k], v[k]));
+        const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, is_near(k, neuron[k], v[k]));
         mine.fired += __popc(fire), mine.near += __popc(close);
         if (lane == k) my_word = fire;
         kept[k] = fires ? A(0) : v[k];
@@ -166,7 +180,7 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
         kept[0] = v[0] > neuron[0].threshold ? A(0) : v[0];
         v[0] = neuron[0].decay * kept[0] + neuron[0].scale * ((here ? current[k * kWarp] : A(0)) + sums[0]);
         const uint32_t fire = __ballot_sync(kAll, v[0] > neuron[0].threshold);
-        mine.fired += __popc(fire), mine.near += __popc(__ballot_sync(kAll, is_near(neuron[0], v[0])));
+        mine.fired += __popc(fire), mine.near += __popc(__ballot_sync(kAll, is_near(k, neuron[0], v[0])));
         if (lane == 0 && word0 + k < words) fired_word[k] = fire;
         if (here) v_last[n] = v[0];
       }
@@ -181,8 +195,9 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
     if (mine.fired || mine.near) {
       Vote before = Vote::sum(lane < warp ? there : Vote{0, 0}.stored());
       before.near += sent;
-      const auto enter = [&](int64_t n, const Neuron<A>& x, A v) {
-        const bool fires = v > x.threshold, nears = is_near(x, v);
+      const auto enter = [&](int64_t k, const Neuron<A>& x, A v) {
+        const int64_t n = n0 + k * kWarp;
+        const bool fires = v > x.threshold, nears = is_near(k, x, v);
         const uint32_t fire = __ballot_sync(kAll, fires), close_by = __ballot_sync(kAll, nears);
         const int32_t slot = fires ? before.fired + __popc(fire & below) : before.near + __popc(close_by & below);
         if ((fires || nears) && slot < slots) {
@@ -193,13 +208,13 @@ static __global__ void __launch_bounds__(kStepThreads<A>) lif_steps(LifForwardCa
       };
       if constexpr (kOwn > 0) {
         RANVIER_UNROLL
-        for (int k = 0; k < kOwn; ++k) enter(n0 + k * kWarp, neuron[k], v[k]);
+        for (int k = 0; k < kOwn; ++k) enter(k, neuron[k], v[k]);
       } else {
         for (int64_t k = 0; k < own; ++k) {
           const int64_t n = n0 + k * kWarp;
           neuron[0] = Neuron<A>();
           neuron[0].load(parameters, z.n, n);
-          enter(n, neuron[0], n < z.n ? v_last[n] : A(0));
+          enter(k, neuron[0], n < z.n ? v_last[n] : A(0));
         }
       }
     }

@@ -6,7 +6,7 @@
 // does, and what the listed exceed the threshold by goes side by side into the warp's stretch of scratch memory.
 // `lif_lists`: kShare warps have a list, add up the words, and put ids and excesses in their slots. Between the two
 // only words and what is listed passes, and L2 has most of it: the chunk bounds the room for it, which is for all
-// neurons.
+// neurons. Of windows (kSampled) each lane of a walk has that of another of the kAhead steps.
 #pragma once
 #include "ops_lif_places_cuda.h"
 
@@ -25,7 +25,7 @@ struct LifChunk {
   A* excess;     // (Q * R, ceil(W / own), steps * own * 32)
 };
 
-template <class A, int kOwn, int kAhead>
+template <class A, int kOwn, int kAhead, bool kSampled>
 static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A> call, LifChunk<A> chunk) {
   const LifLoopSizes& z = call.size;
   const int lane = threadIdx.x % kWarp;
@@ -56,7 +56,9 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
   uint32_t listed = 0;
 
   // Batches of loads: waiting for one load is waiting for all that were issued since, so none is between.
+  static_assert(kAhead <= kWarp);
   A next[kAhead][kOwn];
+  int2 next_window;
   const auto load = [&](int32_t t0) {
     RANVIER_UNROLL
     for (int u = 0; u < kAhead; ++u) {
@@ -64,6 +66,10 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
       for (int k = 0; k < kOwn; ++k)
         next[u][k] = t0 + u < steps && n0 + k * kWarp < z.n ? __ldcs(current + k * kWarp) : A(0);
       current = held(current + current_step);
+    }
+    if constexpr (kSampled) {
+      const bool asked = lane < kAhead && t0 + lane < steps;
+      next_window = asked ? window_of(call.window, list + (t0 + lane) * z.r) : int2{0, 0};
     }
   };
   load(0);
@@ -74,6 +80,11 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
       RANVIER_UNROLL
       for (int k = 0; k < kOwn; ++k) now[u][k] = next[u][k];
     }
+    uint32_t drawn[kOwn];  // of the lane's step
+    if constexpr (kSampled) {
+      RANVIER_UNROLL
+      for (int k = 0; k < kOwn; ++k) drawn[k] = drawn_bits(next_window, int32_t(z.n), int32_t(word0 + k) * kWarp);
+    }
     load(t0 + kAhead);
     RANVIER_UNROLL
     for (int u = 0; u < kAhead; ++u) {
@@ -82,7 +93,8 @@ static __global__ void __launch_bounds__(kWalkThreads) lif_walk(LifForwardCall<A
       RANVIER_UNROLL
       for (int k = 0; k < kOwn; ++k) {
         v[k] = neuron[k].decay * kept[k] + neuron[k].scale * now[u][k];
-        const bool fires = v[k] > neuron[k].threshold, nears = v[k] > neuron[k].near && v[k] <= neuron[k].threshold;
+        const bool fires = v[k] > neuron[k].threshold;
+        const bool nears = nearly_fires(neuron[k], v[k], kSampled && bit_of(drawn[k], u, lane));
         const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
         A* const place = held(excess + (listed + __popc((fire | close) & below)));
         if (fires || nears) *place = v[k] - neuron[k].threshold;

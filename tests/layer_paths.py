@@ -42,6 +42,7 @@ CASES = (
     ),
     Case("ops layer forward many samples", n=70, n_samples=150, recurrent=False),
     Case("ops layer sampled", sampled=40),
+    Case("ops layer forward sampled", sampled=40, recurrent=False),
     Case("ops layer forward sampled by neurons", n=2100, n_samples=1, n_steps=19, sampled=2100, recurrent=False),
 )
 
