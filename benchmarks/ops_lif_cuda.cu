@@ -127,7 +127,7 @@ Layer<A> random_layer(const LifLoopSizes& z, Kind kind, std::mt19937_64& r) {
     if (count == z.s && k % 2) x.n_spikes0[k] = int32_t(z.s) + 4;
   }
   if (kind != Kind::windows) return x;
-  // currents that are infinite leave voltages that are no numbers; recurrent weights would carry none on
+  // such a neuron never fires again, so recurrent weights do not carry it on
   const A infinity = std::numeric_limits<A>::infinity();
   for (A& y : x.currents)
     if (r() % 397 == 0) y = r() % 2 ? -infinity : nan;
@@ -483,8 +483,8 @@ void run_size(int64_t t, int64_t r, int64_t n, bool recurrent, Times which) {
                bits = 4. * double(lists * words);
   const double forth = passes + 2 * slots + bits, back = passes + (recurrent ? 4 : 3) * slots + bits;
   say("forward", time_of([&] { return ops_lif_forward(forward, scratch.at, nullptr); }), forth, t);
-  LifForwardCall<float> drawn = forward;
   if (which == Times::windows) {
+    LifForwardCall<float> drawn = forward;
     Device<int32_t> windows(some_windows(lists, n));
     drawn.window = windows.at;
     say("forward with windows", time_of([&] { return ops_lif_forward(drawn, scratch.at, nullptr); }), forth, t);
