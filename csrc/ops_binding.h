@@ -1,5 +1,5 @@
-// The signature of the handlers of ranvier.ops, the same on the CPU and on the GPU: buffers fill a call. There are no
-// attributes; every size is read from a shape.
+// The signature of the handlers of ranvier.ops, the same on the CPU and on the GPU: buffers fill a call. Every size
+// is read from a shape.
 #pragma once
 #include "binding.h"
 #include "ops_call.h"
@@ -66,6 +66,63 @@ ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::Rema
   call.matrix = r.argument<M>("matrix", {z.p, turned ? z.c : z.n, turned ? z.n : z.c});
   call.g = r.argument<A>("g", {z.q, z.r, z.c});
   call.out = r.result<A>("out", {z.q, z.r, z.s});
+  return r.error();
+}
+
+// Attributes of the dense products: the kind of the numbers, and how many lists are computed at a time.
+inline void bind_dense(Reader& r, DenseCall& call) {
+  call.word = static_cast<DenseWord>(r.attribute<int64_t>("word"));
+  call.piece = std::max<int64_t>(r.attribute<int64_t>("piece"), 1);
+}
+
+template <class M>
+ffi::Error bind_dense_gather(DenseCall& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                             ffi::RemainingRets results) {
+  Reader r("ranvier_ops_dense_gather", attributes, arguments, results);
+  bind_dense(r, call);
+  const auto list = r.shape_of_argument<float>(0, 3, "values");
+  const auto matrix = r.shape_of_argument<M>(3, 4, "matrix");
+  const auto out = r.shape_of_result<float>(0, 3, "out");
+  const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], r.attribute<int64_t>("n_rows"), out[2]};
+  call.parts = matrix[0], call.row = std::max(matrix[3], z.n);
+  call.values = r.argument<float>("values", {z.q, z.r, z.s});
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.matrix = r.argument<M>("matrix", {call.parts, z.q, z.c, call.row});
+  call.out = r.result<float>("out", {z.q, z.r, z.c});
+  return r.error();
+}
+
+inline ffi::Error bind_dense_scatter(DenseCall& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                                     ffi::RemainingRets results) {
+  Reader r("ranvier_ops_dense_scatter", attributes, arguments, results);
+  bind_dense(r, call);
+  const auto list = r.shape_of_argument<float>(0, 3, "values");
+  const auto out = r.shape_of_result<float>(0, 3, "out");
+  const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], out[1], out[2]};
+  call.values = r.argument<float>("values", {z.q, z.r, z.s});
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.g = r.argument<float>("g", {z.q, z.r, z.c});
+  call.out = r.result<float>("out", {z.q, z.n, z.c});
+  return r.error();
+}
+
+template <class M>
+ffi::Error bind_dense_dots(DenseCall& call, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
+                           ffi::RemainingRets results) {
+  Reader r("ranvier_ops_dense_dots", attributes, arguments, results);
+  bind_dense(r, call);
+  const auto list = r.shape_of_argument<int32_t>(0, 3, "ids");
+  const auto matrix = r.shape_of_argument<M>(2, 4, "matrix");
+  const auto g = r.shape_of_argument<float>(3, 3, "g");
+  const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], matrix[2], g[2]};
+  call.parts = matrix[0], call.row = std::max(matrix[3], z.c);
+  call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
+  call.count = r.argument<int32_t>("count", {z.q, z.r});
+  call.matrix = r.argument<M>("matrix", {call.parts, z.q, z.n, call.row});
+  call.g = r.argument<float>("g", {z.q, z.r, z.c});
+  call.out = r.result<float>("out", {z.q, z.r, z.s});
   return r.error();
 }
 
@@ -142,3 +199,11 @@ ffi::Error bind_spikes(SpikesCall<A>& call, ffi::Dictionary attributes, ffi::Rem
   RANVIER_HANDLER(ranvier_ops_densify_f32, (ranvier::densify<float, float>));   \
   RANVIER_HANDLER(ranvier_ops_densify_f64, (ranvier::densify<double, double>)); \
   RANVIER_HANDLER(ranvier_ops_densify_bf16, (ranvier::densify<float, ranvier::Bf16>));
+
+// The handlers of a library that has the dense products; named by the numbers of the matrix.
+#define RANVIER_DENSE_HANDLERS                                                          \
+  RANVIER_HANDLER(ranvier_ops_dense_gather_f32, ranvier::dense_gather<float>);          \
+  RANVIER_HANDLER(ranvier_ops_dense_gather_bf16, ranvier::dense_gather<ranvier::Bf16>); \
+  RANVIER_HANDLER(ranvier_ops_dense_scatter_f32, ranvier::dense_scatter);               \
+  RANVIER_HANDLER(ranvier_ops_dense_dots_f32, ranvier::dense_dots<float>);              \
+  RANVIER_HANDLER(ranvier_ops_dense_dots_bf16, ranvier::dense_dots<ranvier::Bf16>);

@@ -67,6 +67,25 @@ struct DensifyCall {
   O* out;                // (Q, R, N) fully written
 };
 
+// Gather, scatter and dots by dense products of numbers of a kind (ranvier/ops/products.py); every group has a matrix.
+enum class DenseWord : int64_t { kFloat32, kTf32, kBfloat16, kSplit };
+
+struct DenseCall {
+  OpsSizes size;  // P = Q
+  DenseWord word;
+  int64_t piece;         // lists that are computed at a time
+  int64_t parts;         // of the matrix, which is their sum; 1 unless the word is split
+  int64_t row;           // from a row of the matrix to the next
+  const float* values;   // (Q, R, S), not of dots
+  const int32_t* ids;    // (Q, R, S)
+  const int32_t* count;  // (Q, R)
+  const void* matrix;    // (parts, Q, N, row) of dots, (parts, Q, C, row) of gather: floats, or Bf16
+  const float* g;        // (Q, R, C), not of gather
+  float* out;            // as those of the other calls, fully written
+  // whether products are of numbers of 16 bits
+  bool halves() const { return word == DenseWord::kBfloat16 || word == DenseWord::kSplit; }
+};
+
 // The neurons that fire (state > threshold) and then those that nearly do (near < state <= threshold), each ascending.
 // Spikes that find no slot are lost; the others take the slots that spikes left.
 template <class A>

@@ -1,4 +1,5 @@
-// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu, ops_densify_cuda.cu), for the FFI handlers
+// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu, ops_densify_cuda.cu,
+// ops_dense_cuda.cu), for the FFI handlers
 // (ops_ffi_cuda.cc).
 #pragma once
 #include <cuda_runtime_api.h>
@@ -36,5 +37,14 @@ template <class A>
 cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream);
 template <class A, class O>
 cudaError_t ops_densify(const DensifyCall<A, O>& call, cudaStream_t stream);
+
+// By dense products (ops_dense_cuda.cu); whether there is a cuBLAS for them.
+bool ops_dense_works();
+size_t ops_dense_gather_scratch(const DenseCall& call);
+size_t ops_dense_scatter_scratch(const DenseCall& call);
+size_t ops_dense_dots_scratch(const DenseCall& call);
+cudaError_t ops_dense_gather(const DenseCall& call, void* scratch, cudaStream_t stream);
+cudaError_t ops_dense_scatter(const DenseCall& call, void* scratch, cudaStream_t stream);
+cudaError_t ops_dense_dots(const DenseCall& call, void* scratch, cudaStream_t stream);
 
 }  // namespace ranvier

@@ -84,6 +84,41 @@ ffi::Error dots(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attr
   return said("dots", ops_dots(c, stream));
 }
 
+// A dense product of a call that is bound, or was `wrong`.
+ffi::Error dense(const char* name, const DenseCall& call, const ffi::Error& wrong, ffi::ScratchAllocator& memory,
+                 cudaStream_t stream, size_t (*size)(const DenseCall&),
+                 cudaError_t (*work)(const DenseCall&, void*, cudaStream_t)) {
+  if (wrong.failure()) return wrong;
+  if (!ops_dense_works())
+    return ffi::Error::Internal(
+        "spike_matmul: found no libcublas.so.13 or .12; a dense product needs it; install "
+        "jax[cuda13], or use mode='sparse'");
+  return with_scratch(name, memory, size(call), [&](void* scratch) { return work(call, scratch, stream); });
+}
+
+template <class M>
+ffi::Error dense_gather(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                        ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  DenseCall c{};
+  const auto wrong = bind_dense_gather<M>(c, attributes, arguments, results);
+  return dense("dense_gather", c, wrong, memory, stream, ops_dense_gather_scratch, ops_dense_gather);
+}
+
+ffi::Error dense_scatter(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                         ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  DenseCall c{};
+  const auto wrong = bind_dense_scatter(c, attributes, arguments, results);
+  return dense("dense_scatter", c, wrong, memory, stream, ops_dense_scatter_scratch, ops_dense_scatter);
+}
+
+template <class M>
+ffi::Error dense_dots(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
+                      ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  DenseCall c{};
+  const auto wrong = bind_dense_dots<M>(c, attributes, arguments, results);
+  return dense("dense_dots", c, wrong, memory, stream, ops_dense_dots_scratch, ops_dense_dots);
+}
+
 template <class A, class O>
 ffi::Error densify(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attributes, ffi::RemainingArgs arguments,
                    ffi::RemainingRets results) {
@@ -106,3 +141,4 @@ ffi::Error spikes(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary at
 RANVIER_OPS_HANDLERS
 RANVIER_TURNED_HANDLERS
 RANVIER_DENSIFY_HANDLERS
+RANVIER_DENSE_HANDLERS

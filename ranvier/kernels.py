@@ -36,6 +36,9 @@ HANDLERS = {
     "ops_lif_forward_sampled": _SUMS,
     "ops_lif_backward": _SUMS,
     "ops_densify": ("float32", "float64", "bfloat16"),
+    "ops_dense_gather": ("float32", "bfloat16"),
+    "ops_dense_scatter": ("float32",),
+    "ops_dense_dots": ("float32", "bfloat16"),
 }
 # A handler -> what a library that has it computes.
 _WORDS = {

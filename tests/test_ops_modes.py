@@ -12,6 +12,7 @@ from ranvier import kernels
 from ranvier.errors import RanvierError
 from ranvier.ops import (
     SpikeVector,
+    blas,
     costs,
     lif_layer,
     pieces,
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 N, C, HIGH, LOW, CAPACITY = 13, 6, 1.0, 0.6, 9
 # what a float32 sum of a few products may be off by, of the sum of their sizes
 EXACT, ROUNDED = 3e-6, 2e-2
+ON_GPU = jax.default_backend() == "gpu"
 WHOLE = jax.jit(products.whole)
 
 
@@ -41,6 +43,15 @@ def problem(seed=0, batch=(2, 3)):
 def near(got, expected, tolerance):
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+def error_of(word):
+    """What a product in the precision `word` may be off by."""
+    return ROUNDED if word == "bfloat16" or (word == "tf32" and ON_GPU) else EXACT
+
+
+def has_dense_product(program):
+    return "ranvier_ops_dense" in program if ON_GPU else "dot_general" in program
 
 
 def derivatives(of, primals, tangents):
@@ -78,9 +89,9 @@ def test_every_way_gives_the_same_derivatives_of_any_order():
         return out
 
     out = every(state, matrix, d_state, d_matrix)
-    for (include_near, *_), got in out.items():
+    for (include_near, _, precision), got in out.items():
         for x, y in zip(*map(jax.tree.leaves, (got, out[include_near, "sparse", "float32"])), strict=True):
-            near(x, y, EXACT)
+            near(x, y, error_of(precision))
 
 
 def bilinear(word, real=False):
@@ -116,7 +127,7 @@ def test_every_word_computes_all_three_products():
         out = run(values, ids, count, matrix, g)
         for word in words:
             for x, y in zip(*map(jax.tree.leaves, (out[word], out["sparse"])), strict=True):
-                near(x, y, ROUNDED if word == "bfloat16" else EXACT)
+                near(x, y, error_of(word))
         off = [
             np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (out["bfloat16"], out["sparse"])), strict=True)
         ]
@@ -293,8 +304,8 @@ def test_what_is_chosen_is_what_is_compiled(given_costs):
 
     # 10 %
     given_costs(table({"entries": 1.0}, {"product": 0.1}))
-    assert "ranvier_ops_gather" in text(0.05) and "dot_general" not in text(0.05)
-    assert "ranvier_ops_gather" not in text(0.2) and "dot_general" in text(0.2)
+    assert "ranvier_ops_gather" in text(0.05) and not has_dense_product(text(0.05))
+    assert "ranvier_ops_gather" not in text(0.2) and has_dense_product(text(0.2))
 
 
 @pytest.mark.skipif("ops_gather" not in kernels.status().handlers, reason="no compiled sparse operators")
@@ -307,8 +318,8 @@ def test_the_choice_is_that_of_the_sizes_after_vmap(given_costs):
         return spike_matmul(spikes_from_state(state, HIGH, LOW, CAPACITY), matrix, mode="auto")
 
     many = np.stack([state] * 8)
-    assert "dot_general" not in jax.jit(of).lower(state).as_text()
-    assert "dot_general" in jax.jit(jax.vmap(of)).lower(many).as_text()
+    assert not has_dense_product(jax.jit(of).lower(state).as_text())
+    assert has_dense_product(jax.jit(jax.vmap(of)).lower(many).as_text())
 
 
 def test_the_shipped_costs_are_whole():
@@ -398,10 +409,10 @@ def test_spike_layer_is_the_product_and_the_neurons():
 def test_dense_products_in_pieces(monkeypatch, word):
     """Pieces that do not divide the lists give what all lists at once give."""
     r = np.random.default_rng(3)
-    ids = np.sort(np.argsort(r.random((2, 11, N)), axis=2)[..., :5], axis=2).astype(np.int32)
-    count = r.integers(0, 6, (2, 11)).astype(np.int32)
+    ids = np.sort(np.argsort(r.random((3, 11, N)), axis=2)[..., :5], axis=2).astype(np.int32)
+    count = r.integers(0, 6, (3, 11)).astype(np.int32)
     values = (np.arange(5) < count[..., None]).astype(np.float32)
-    matrix, g = r.normal(size=(2, N, C)).astype(np.float32), r.normal(size=(2, 11, C)).astype(np.float32)
+    matrix, g = r.normal(size=(3, N, C)).astype(np.float32), r.normal(size=(3, 11, C)).astype(np.float32)
     ways = Ways(word, word, word)
 
     def three(values, ids, count, matrix, g):
@@ -413,10 +424,15 @@ def test_dense_products_in_pieces(monkeypatch, word):
 
     whole = jax.jit(three)(values, ids, count, matrix, g)
     monkeypatch.setattr(pieces, "AT_ONCE", 0)
-    monkeypatch.setattr(pieces, "PIECE", 2 * 4 * 4 * N)
     monkeypatch.setattr(pieces, "MATRICES", 0)
-    in_pieces = jax.jit(lambda *operands: three(*operands)).lower(values, ids, count, matrix, g)
-    assert in_pieces.as_text().count("stablehlo.while") == (5 if word == "split" else 3)
-    cut = in_pieces.compile()(values, ids, count, matrix, g)
-    for a, b in zip(whole, cut, strict=True):
-        near(b, a, EXACT)
+    # some lists of a group, and on a GPU two groups as well
+    for size, lists in ((0, 4), (0, 25)) if ON_GPU else ((3 * 4 * 4 * N, 0),):
+        monkeypatch.setattr(pieces, "PIECE", size)
+        monkeypatch.setattr(blas, "LISTS", lists)
+        monkeypatch.setattr(blas, "PART", 2**30)
+        in_pieces = jax.jit(lambda *operands: three(*operands)).lower(values, ids, count, matrix, g)
+        loops = 0 if ON_GPU else 5 if word == "split" else 3
+        assert in_pieces.as_text().count("stablehlo.while") == loops
+        cut = in_pieces.compile()(values, ids, count, matrix, g)
+        for a, b in zip(whole, cut, strict=True):
+            near(b, a, error_of(word) if word == "tf32" else EXACT)

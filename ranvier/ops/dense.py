@@ -6,17 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from ranvier.binding import vary_alike
-from ranvier.ops import lowering, pieces, products, reference
+from ranvier.ops import blas, lowering, pieces, products, reference
 
 
 def gather(values, ids, count, matrix, reach, *, ways, word, platform):
     n_rows, columns = matrix.shape[1:]
+    in_place = blas.usable(values.dtype, platform)
 
     def rows_of(word, values, ids, count):
         rows = _rows(values, ids, count, n_rows, word, platform)
         return products.product("qrn,qnc->qrc", rows, matrix, word, platform)
 
     def by(word):
+        if in_place:
+            return blas.gather(values, ids, count, matrix, word)
         # split makes three products, each of the result's size
         row_bytes = _row_bytes(values, n_rows, word) + (12 * columns if word == "split" else 0)
         return pieces.joined(functools.partial(rows_of, word), (values, ids, count), row_bytes, matrix.nbytes)
@@ -26,12 +29,15 @@ def gather(values, ids, count, matrix, reach, *, ways, word, platform):
 
 def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
     columns = g.shape[2]
+    in_place = blas.usable(values.dtype, platform)
 
     def matrix_of(word, count, values, ids, g):
         rows = _rows(values, ids, count, n_rows, word, platform)
         return products.product("qrn,qrc->qnc", rows, g, word, platform)[:, :n_rows]
 
     def by(word):
+        if in_place:
+            return blas.scatter(values, ids, count, g, n_rows, word)
         # split makes three parts of `g`
         row_bytes = _row_bytes(values, n_rows, word) + (6 * columns if word == "split" else 0)
         matrix_bytes = 4 * g.shape[0] * n_rows * columns
@@ -41,6 +47,9 @@ def scatter(values, ids, count, g, reach, *, n_rows, ways, word, platform):
 
 
 def dots(ids, count, matrix, g, *, ways, word, platform):
+    if blas.usable(g.dtype, platform):
+        return [blas.dots(ids, count, matrix, g, word)]
+
     def listed(ids, count, g):
         every = products.product("qrc,qnc->qrn", g, matrix, word, platform)
         return reference.at(every, ids, count)

@@ -15,7 +15,7 @@ from ranvier.ops import costs
 RESULT = -1
 
 
-def primitive(name, definition, shapes, dtype_of=None, by_product=None, matrix_of=None):
+def primitive(name, definition, shapes, dtype_of=None, by_product=None, matrix_of=None, attributes=()):
     """The primitive `name`: by the handler of that name where the library has it, else by `definition`.
 
     Parameters
@@ -23,6 +23,7 @@ def primitive(name, definition, shapes, dtype_of=None, by_product=None, matrix_o
     definition : function of operands and options, in JAX
     shapes : function of the same, as abstract values: (shape, type) of each result
     dtype_of : position of the operand whose type is in the handler's name; None: the option `dtype` is
+    attributes : of the handler: name of an option -> type
     by_product : function of the same and of (word, platform) that computes it by a dense product; it makes the option
         `ways` one of the primitive, which neither `definition` nor `shapes` get
     matrix_of : position of the matrix (Q, N, C) among the operands, or RESULT; it makes the option `transposed` one of
@@ -72,7 +73,8 @@ def primitive(name, definition, shapes, dtype_of=None, by_product=None, matrix_o
         kernels.register()
         # without `reach`, which is the fifth
         ctx = ctx.replace(avals_in=ctx.avals_in[:4])
-        return jax.ffi.ffi_lowering(kernels.target(handler, dtype))(ctx, *operands[:4])
+        given = {name: kind(options[name]) for name, kind in dict(attributes).items()}
+        return jax.ffi.ffi_lowering(kernels.target(handler, dtype))(ctx, *operands[:4], **given)
 
     for platform in PLATFORMS:
         mlir.register_lowering(self, functools.partial(lower, platform), platform=platform)

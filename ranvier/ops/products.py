@@ -54,11 +54,17 @@ def _padded(x, shape):
     return x if x.shape == tuple(shape) else jnp.pad(x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)])
 
 
+def parts(x, word):
+    """What `x` is the sum of, in the numbers that the word's products take."""
+    if word in ("float32", "tf32"):
+        return [x.astype(jnp.float32)]
+    return _parts(x, 1 if word == "bfloat16" else _PARTS[str(x.dtype)])
+
+
 def _by_tensor_cores(axes, a, b, word):
+    left, right = parts(a, word), parts(b, word)
     if word == "tf32":
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        return jnp.einsum(axes, a, b, precision=DotAlgorithmPreset.TF32_TF32_F32)
-    left, right = (_parts(x, 1 if word == "bfloat16" else _PARTS[str(x.dtype)]) for x in (a, b))
+        return jnp.einsum(axes, *left, *right, precision=DotAlgorithmPreset.TF32_TF32_F32)
     most = max(len(left), len(right))
     pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if i + j < most]
     # small ones first

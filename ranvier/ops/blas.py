@@ -1,0 +1,91 @@
+"""Dense products of lists on a GPU, by cuBLAS: a piece of all lists after the other, operands and results in place.
+
+XLA would copy what a piece reads and what it writes; see `ranvier.ops.pieces` for what has no such handler.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ranvier import kernels
+from ranvier.binding import vary_alike
+from ranvier.ops import lowering, pieces, products
+
+# A piece has at least so many lists, since each reads all of the matrix, and this part of the bytes of what is dense
+# anyway: the currents, or their derivative.
+LISTS, PART = 4096, 4
+
+
+def usable(sums, platform) -> bool:
+    """Whether there are handlers for sums of this type."""
+    return platform == "cuda" and sums == jnp.float32 and kernels.compiled("ops_dense_gather", sums, platform)
+
+
+def gather(values, ids, count, matrix, word):
+    n_rows, columns = matrix.shape[1:]
+    # what a product sums over comes one after another, as tensor cores read it
+    operands = vary_alike([values, ids, count, _operand(jnp.swapaxes(matrix, 1, 2), word)])
+    piece = _piece(_bytes(word) * n_rows, 4 * columns, count)
+    how = {"word": products.WORDS.index(word), "piece": piece}
+    return _gather.bind(*operands, n_rows=n_rows, columns=columns, **how)[0]
+
+
+def scatter(values, ids, count, g, n_rows, word):
+    operands = vary_alike([values, ids, count, g])
+    piece = _piece(_bytes(word) * n_rows + _bytes_of_parts(word) * g.shape[2], 4 * g.shape[2], count)
+    return _scatter.bind(*operands, n_rows=n_rows, word=products.WORDS.index(word), piece=piece)[0]
+
+
+def dots(ids, count, matrix, g, word):
+    operands = vary_alike([ids, count, _operand(matrix, word), g])
+    piece = _piece(4 * matrix.shape[1] + _bytes_of_parts(word) * g.shape[2], 4 * g.shape[2], count)
+    return _dots.bind(*operands, word=products.WORDS.index(word), piece=piece)[0]
+
+
+def _operand(matrix, word):
+    """The matrix as cuBLAS takes it: (parts, Q, N, columns and what makes rows begin at 16 bytes)."""
+    parts = products.parts(matrix, word)
+    multiple = 16 // _bytes(word)
+    x = jnp.stack(parts) if len(parts) > 1 else parts[0][None]
+    return jnp.pad(x, [(0, 0)] * 3 + [(0, -x.shape[3] % multiple)])
+
+
+def _piece(list_bytes, dense_bytes, count):
+    """Lists of a piece, each with so many bytes between list and result, and in what is dense anyway."""
+    total = max(pieces.PIECE, count.size * dense_bytes // PART)
+    return max(total // list_bytes, LISTS)
+
+
+def _bytes(word):
+    return 2 if word in ("bfloat16", "split") else 4
+
+
+def _bytes_of_parts(word):
+    """Of what a number of the derivative is split into; others are read where they are."""
+    return {"bfloat16": 2, "split": 6}.get(word, 0)
+
+
+def _primitive(name, shapes, dtype_of, attributes=("word", "piece")):
+    def never(*_, **__):
+        raise AssertionError(f"dense_{name} has no definition but ranvier.ops.dense")
+
+    return lowering.primitive(f"dense_{name}", never, shapes, dtype_of, attributes=dict.fromkeys(attributes, np.int64))
+
+
+_gather = _primitive(
+    "gather",
+    lambda values, ids, count, matrix, n_rows, columns, word, piece: [
+        ((*count.shape, columns), jnp.dtype(jnp.float32))
+    ],
+    3,
+    ("word", "piece", "n_rows"),
+)
+_scatter = _primitive(
+    "scatter",
+    lambda values, ids, count, g, n_rows, word, piece: [((g.shape[0], n_rows, g.shape[2]), jnp.dtype(jnp.float32))],
+    3,
+)
+_dots = _primitive(
+    "dots",
+    lambda ids, count, matrix, g, word, piece: [(ids.shape, jnp.dtype(jnp.float32))],
+    2,
+)
