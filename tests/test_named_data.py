@@ -15,6 +15,7 @@ from ranvier import data
 from ranvier.cli import main
 from ranvier.data import catalog, convert, delays, digits, hdf5_writer, images, official, store
 from ranvier.data.dataset import Dataset, Splits
+from ranvier.data.sound import encode_folder
 from ranvier.data.splits import by_speaker, check_apart, check_same, fingerprints, record, shared
 from ranvier.errors import RanvierError
 from tests import event_files
@@ -364,19 +365,47 @@ def test_check_of_published_archives(folder, tmp_path, capsys):
         assert f"put it at {folder / which / name} and type `ranvier data check {which}`" in err
 
 
-@pytest.mark.parametrize("out", ["s.h5", "s.events"])
-def test_convert_sounds(tmp_path, capsys, out):
+def noises(where, n_a_class):
+    """A folder of sounds of 50 ms of two classes."""
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
-        (tmp_path / "sounds" / label).mkdir(parents=True)
-        for i in range(2):
-            with wave.open(str(tmp_path / "sounds" / label / f"{i}.wav"), "wb") as file:
+        (where / label).mkdir(parents=True)
+        for i in range(n_a_class):
+            with wave.open(str(where / label / f"x_{i % 2}_{i}.wav"), "wb") as file:
                 file.setnchannels(1)
                 file.setsampwidth(2)
                 file.setframerate(8000)
                 file.writeframes(rng.normal(0, 3000, 400).astype("<i2").tobytes())
+
+
+def test_sounds_are_loaded_as_they_are_converted(folder, tmp_path, monkeypatch):
+    noises(tmp_path / "sounds", 3)
+    splits = data.load(tmp_path / "sounds", n_channels=20)
+    assert (len(splits.train), splits.train.n_channels, splits.train.class_names) == (4, 20, ("a", "b"))
+    encode_folder(tmp_path / "sounds", tmp_path / "s.h5", channels=20)
+    same = data.load(tmp_path / "s.h5", n_channels=20)
+    for part in ("train", "validation", "test"):
+        one, other = getattr(splits, part), getattr(same, part)
+        np.testing.assert_allclose(one.times, other.times, rtol=1e-6)
+        for name in ("channels", "offsets", "labels", "speaker"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    # Packed once.
+    monkeypatch.setattr(convert, "convert", None)
+    assert len(data.load(tmp_path / "sounds", n_channels=20).train) == 4
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label,split\nsounds/a/x_0_0.wav,a,train\nsounds/b/x_0_0.wav,b,test\n")
+    with pytest.raises(RanvierError, match="a manifest of several parts; needs one part; type `ranvier data convert"):
+        data.load(manifest)
+    manifest.write_text("path,label\nsounds/none.wav,a\n")
+    with pytest.raises(RanvierError, match=r"none\.wav: got no such file; needs a sound file; correct m\.csv"):
+        data.load(manifest)
+
+
+@pytest.mark.parametrize("out", ["s.h5", "s.events"])
+def test_convert_sounds(folder, tmp_path, capsys, out):
+    noises(tmp_path / "sounds", 2)
     (tmp_path / "sounds" / "b" / "broken.wav").write_bytes(b"RIFF and no more")
-    with pytest.raises(RanvierError, match="got sounds; needs events; type `ranvier data convert"):
+    with pytest.raises(RanvierError, match=r"broken\.wav: got a file that cannot be read"):
         data.load(tmp_path / "sounds")
     words = ("--encoder", "mel", "--n-channels", "32")
     code, printed, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / out, *words)

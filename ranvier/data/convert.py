@@ -89,9 +89,10 @@ def source_of(
     ----------
     path : path
         `.h5`, `.hdf5`, `.h5.gz`: SHD layout. `.aedat`, or a folder with such files: DVS Gesture layout. A folder or a
-        `.zip` with a folder of `.bin` files for each class: N-MNIST layout. `.events`: a store.
+        `.zip` with a folder of `.bin` files for each class: N-MNIST layout. `.events`: a store. A folder of `.wav` and
+        `.flac` files, or a `.csv` manifest of them: what the model of the cochlea makes of them with seed 0.
     n_channels : int
-        Of an HDF5 file.
+        Of an HDF5 file, or those to make of sounds.
     sensor : (height, width), optional
         Of a camera; by default 34 x 34 for `.bin` and 128 x 128 for `.aedat`.
     content : str, optional
@@ -120,8 +121,10 @@ def source_of(
         files = sorted(path.rglob("*.aedat"))
         if files:
             return recordings(files, name, sensor)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return _sounds(path, name, n_channels)
     if path.is_dir() and any(file.suffix.lower() in SOUND_ENDINGS for file in path.rglob("*")):
-        _refuse(path, "sounds", "events", f"type `ranvier data convert {path} OUT.h5` and use OUT.h5")
+        return _sounds(path, name, n_channels)
     if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
         return _records(path, name, sensor)
     _refuse(path, "no recordings" if path.exists() else "no such file", "a known format", "see ranvier data convert -h")
@@ -283,12 +286,44 @@ def _store(path: Path, name: str) -> Source:
     )
 
 
+def _sounds(path: Path, name: str, n_channels: int) -> Source:
+    # Not above: whoever reads events needs no encoder.
+    from ranvier.data.sound.folder import VERSION, encode_file
+    from ranvier.data.sound.sources import Sound, class_names, find
+
+    sounds = find(path)
+    if any(sound.split for sound in sounds):
+        remedy = f"type `ranvier data convert {path} OUT.h5` and use the files that it writes"
+        _refuse(path, "a manifest of several parts", "one part", remedy)
+    keys, speakers = class_names(sounds), sorted({sound.speaker for sound in sounds})
+    facts = []
+    for sound in sounds:
+        if not sound.path.is_file():
+            _refuse(sound.path, "no such file", "a sound file", f"correct {path.name}")
+        stat = sound.path.stat()
+        facts.append([sound.name, sound.label, sound.speaker, stat.st_size, stat.st_mtime_ns])
+
+    def encode(sound: Sound) -> Piece:
+        times, channels, _ = encode_file(sound, "cochlea", 0, {"channels": n_channels})
+        piece = Piece(times, channels, np.array([len(times)]), np.zeros(1, np.int32))
+        who = None if speakers == [""] else [speakers.index(sound.speaker)]
+        return piece.labelled([keys.index(sound.label)], who)
+
+    pieces = [partial(encode, sound) for sound in sounds]
+    return Source(name, f"cochlea {VERSION}", _digest(facts), n_channels, keys, pieces)
+
+
 def _records(path: Path, name: str, sensor: tuple[int, int] | None) -> Source:
     shape = nmnist.SENSOR if sensor is None else (2, sensor[0], sensor[1])
     files = Files(path, ".bin")
     names = files.names
     if not names:
-        _refuse(path, "no .h5, .aedat or .bin file", "recordings of a known format", "see ranvier data convert -h")
+        _refuse(
+            path,
+            "no .h5, .aedat, .bin, .wav or .flac file",
+            "recordings of a known format",
+            "see ranvier data convert -h",
+        )
     folders = [Path(file).parent.name for file in names]
     parents = {str(Path(file).parent.parent) for file in names}
     if "" in folders:

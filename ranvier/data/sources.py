@@ -50,7 +50,7 @@ def load(
     ----------
     name_or_path : str or path
         One of `names()`, or what `ranvier data convert` reads: an HDF5 file in the layout of SHD, a store, recordings
-        of event cameras. Folders and archives are packed once, in the cache folder.
+        of event cameras, sounds. Folders and archives are packed once, in the cache folder.
     test : path, optional
         The test set.
     split : str
@@ -58,7 +58,7 @@ def load(
     seed : int
         Of the division.
     n_channels : int
-        Number of input channels of an HDF5 file.
+        Number of input channels of an HDF5 file, or those to make of sounds.
 
     Returns
     -------

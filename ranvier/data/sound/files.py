@@ -59,7 +59,7 @@ def _wav(path: Path) -> tuple[np.ndarray, int]:
             warnings.filterwarnings("error", category=wavfile.WavFileWarning)
             rate, data = wavfile.read(path)
     except Exception as error:  # whatever a broken header leads to: the reader checks little
-        _refuse(path, f"cannot be read ({_line(error)})", "a whole WAV file", "fetch or write it again")
+        _refuse(path, f"a file that cannot be read ({_line(error)})", "a whole WAV file", "fetch or write it again")
     if data.dtype.kind == "u":
         return (data.astype(np.float64) - 128.0) / 128.0, rate
     if data.dtype.kind == "i":
@@ -75,7 +75,7 @@ def _flac(path: Path) -> tuple[np.ndarray, int]:
     try:
         return soundfile.read(path, dtype="float64")
     except (RuntimeError, OSError) as error:
-        _refuse(path, f"cannot be read ({_line(error)})", "a whole FLAC file", "fetch or write it again")
+        _refuse(path, f"a file that cannot be read ({_line(error)})", "a whole FLAC file", "fetch or write it again")
 
 
 def _line(error: Exception) -> str:

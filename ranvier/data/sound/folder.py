@@ -170,6 +170,41 @@ def encode_folder(
     return Encoded(paths, n_channels, len(done), n_events, sum(e.seconds for e in done.values()), listed)
 
 
+def encode_file(sound: Sound, encoder: str, seed: int, settings: dict) -> tuple[np.ndarray, np.ndarray, float]:
+    """Events of one sound file: what `encode_folder` writes for it.
+
+    Parameters
+    ----------
+    sound : Sound
+    encoder : str
+        "cochlea" or "mel".
+    seed : int
+    settings : dict
+        Options of the encoder.
+
+    Returns
+    -------
+    times : (S,) [ms]
+    channels : (S,) int
+    seconds : float
+        Of sound.
+
+    Raises
+    ------
+    RanvierError
+        If the file cannot be read or encoded.
+    """
+    samples, rate = read(sound.path)
+    own = {}
+    if encoder == "cochlea":
+        own["seed"] = int.from_bytes(hashlib.sha256(f"{seed}\n{sound.name}".encode()).digest()[:8], "little")
+    try:
+        times, channels = ENCODERS[encoder](samples, rate, **own, **settings)
+    except RanvierError as error:
+        raise RanvierError(f"encode_folder: {sound.path}: {error}") from error
+    return times, channels, len(samples) / rate
+
+
 @dataclass(frozen=True)
 class _Events:
     times: np.ndarray
@@ -194,14 +229,7 @@ def _encode(sound: Sound, folder: Path, recipe: str, encoder: str, seed: int, se
                 return _Events(file["times"], file["channels"], 0.0)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # cut short by a full disk, say: made again below
-    samples, rate = read(sound.path)
-    own = {}
-    if encoder == "cochlea":
-        own["seed"] = int.from_bytes(hashlib.sha256(f"{seed}\n{sound.name}".encode()).digest()[:8], "little")
-    try:
-        times, channels = ENCODERS[encoder](samples, rate, **own, **settings)
-    except RanvierError as error:
-        raise RanvierError(f"encode_folder: {sound.path}: {error}") from error
+    times, channels, seconds = encode_file(sound, encoder, seed, settings)
     temporary = kept.with_suffix(f".{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -212,7 +240,7 @@ def _encode(sound: Sound, folder: Path, recipe: str, encoder: str, seed: int, se
         raise RanvierError(
             f"encode_folder: {kept}: cannot be written ({error.strerror}); needs a work folder with room; name another"
         ) from error
-    return _Events(times, channels, len(samples) / rate)
+    return _Events(times, channels, seconds)
 
 
 def _named(out: Path, split: str) -> Path:
