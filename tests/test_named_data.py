@@ -1,6 +1,7 @@
 """Data sets by name: published ones from small stand-ins of their files, digits, delays; divisions; the commands."""
 
 import gzip
+import os
 import re
 import tarfile
 import wave
@@ -363,6 +364,24 @@ def test_check_of_published_archives(folder, tmp_path, capsys):
         code, _, err = run(capsys, "check", tmp_path / name)
         assert code == 0 and f"WARNING: {name} has MD5" in err
         assert f"put it at {folder / which / name} and type `ranvier data check {which}`" in err
+
+
+@pytest.mark.parametrize("out", ["r.events", "r.h5"])
+def test_what_is_half_written_lies_in_the_folder_that_goes_away(tmp_path, monkeypatch, out):
+    source = convert.source_of(event_files.nmnist_folder(tmp_path / "records"))
+    seen, real = [], os.replace
+
+    def replaced(first, second):
+        seen.append([path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")])
+        real(first, second)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    convert.convert(source, tmp_path / out)
+    assert seen and not any(seen)
+    assert {path.name for path in tmp_path.iterdir()} == {"records", out}
+    (tmp_path / f"2{out}").mkdir()
+    with pytest.raises(RanvierError, match=f"2{out}: got a path that cannot be written"):
+        convert.convert(source, tmp_path / f"2{out}")
 
 
 def noises(where, n_a_class):

@@ -231,12 +231,16 @@ def convert(
     read = [store.read(part) for part in parts]
     notes = source.notes + tuple(_together([note for _, part_notes in read for note in part_notes]))
     datasets = [dataset for dataset, _ in read]
-    if out.name.endswith(STORE_ENDING):
-        store.join(out, datasets, name=source.name, key=key, notes=notes)
-    else:
-        whole = work / f"whole{STORE_ENDING}"
-        store.join(whole, datasets, name=source.name, key=key, notes=notes)
-        hdf5_writer.write(out, store.read(whole)[0], times="float32")
+    # Made in the folder that goes away, so that nothing stays beside `out` when the machine stops.
+    whole = made = work / f"whole{STORE_ENDING}"
+    store.join(whole, datasets, name=source.name, key=key, notes=notes)
+    if not out.name.endswith(STORE_ENDING):
+        made = work / f"whole.{out.name}"
+        hdf5_writer.write(made, store.read(whole)[0], times="float32")
+    try:
+        os.replace(made, out)
+    except OSError as error:
+        _refuse(out, f"a path that cannot be written ({error.strerror})", "another path", "choose one")
     shutil.rmtree(work)
     return notes
 
