@@ -24,7 +24,7 @@ from ranvier.ops.ways import PRECISIONS, Ways
 # What a way's time is made of; the rest of `costs.sizes` is left out so that few points settle it.
 TERMS = {
     ("gather", "sparse"): ("call", "entries", "far", "columns", "matrix"),
-    ("scatter", "sparse"): ("call", "entries", "far", "columns", "matrix", "slots"),
+    ("scatter", "sparse"): ("call", "entries", "far", "spread", "columns", "matrix", "slots"),
     ("dots", "sparse"): ("call", "entries", "far", "columns", "matrix", "slots"),
 }
 DENSE_TERMS = ("call", "product", "rows", "columns", "matrix")
@@ -61,7 +61,7 @@ def grid(quick: bool, platform: str) -> list[Point]:
     # one sample, batches, and all steps of a batch at once
     batches = {"cpu": (1, 32, 256, 4096), "gpu": (1, 32, 256, 2048, 32768)}[platform]
     activities = (0.005, 0.05, 0.2) if quick else (0.001, 0.01, 0.03, 0.1, 0.3)
-    most = {"cpu": 2**32, "gpu": 2**36}[platform]
+    most = {"cpu": 2**32, "gpu": 2**37}[platform]
     return [
         Point(operator, n, columns, lists, activity)
         for operator in costs.OPERATORS

@@ -188,7 +188,8 @@ def test_split_is_as_exact_as_float32():
     off = {
         word: (np.abs(split_gather(values, ids, matrix, word) - exact) / sizes).max() for word in ("split", "float32")
     }
-    assert off["split"] < 1.5 * off["float32"] + 2.0**-24
+    # a GPU's tensor cores cut digits off where they add
+    assert off["split"] < (3 if ON_GPU else 1.5) * off["float32"] + 2.0**-24
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ranvier.ops.ways import Ways
 OPERATORS = ("gather", "scatter", "dots")
 # XLA's platforms, and what files call them
 TABLES = {"cpu": "cpu", "cuda": "gpu"}
-# bytes of matrices that a large cache holds; what they have more comes from farther away
+# bytes that a large cache holds; what matrices, or the lists' sums, have more comes from farther away
 CACHE = 50e6
 SHIPPED = Path(__file__).with_name("costs.json")
 
@@ -42,13 +42,19 @@ def sizes(lists, slots, n, columns, fraction, matrices=1):
     return {
         "call": 1.0,
         "entries": entries * columns,
-        "far": entries * columns * max(0.0, 1 - CACHE / max(4.0 * matrices * n * columns, 1.0)),
+        "far": entries * columns * _outside(4.0 * matrices * n * columns),
+        "spread": entries * columns * _outside(4.0 * lists * columns),
         "slots": float(lists * slots),
         "columns": float(lists * columns),
         "rows": float(lists * n),
         "matrix": float(matrices * n * columns),
         "product": float(lists) * n * columns,
     }
+
+
+def _outside(size):
+    """The part of so many bytes that a cache does not hold."""
+    return max(0.0, 1 - CACHE / max(size, 1.0))
 
 
 def microseconds(coefficients, size):
