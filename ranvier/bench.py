@@ -23,9 +23,9 @@ from ranvier.ops.ways import PRECISIONS, Ways
 
 # What a way's time is made of; the rest of `costs.sizes` is left out so that few points settle it.
 TERMS = {
-    ("gather", "sparse"): ("call", "entries", "far", "columns", "matrix"),
-    ("scatter", "sparse"): ("call", "entries", "far", "spread", "columns", "matrix", "slots"),
-    ("dots", "sparse"): ("call", "entries", "far", "columns", "matrix", "slots"),
+    ("gather", "sparse"): ("call", "lists", "entries", "far", "columns", "matrix"),
+    ("scatter", "sparse"): ("call", "lists", "entries", "far", "spread", "columns", "matrix", "slots"),
+    ("dots", "sparse"): ("call", "lists", "entries", "far", "columns", "matrix", "slots"),
 }
 DENSE_TERMS = ("call", "product", "rows", "columns", "matrix")
 WORDS = {"cpu": ("float32", "bfloat16"), "gpu": ("float32", "split", "tf32", "bfloat16")}

@@ -44,6 +44,7 @@ def sizes(lists, slots, n, columns, fraction, matrices=1):
         "entries": entries * columns,
         "far": entries * columns * _outside(4.0 * matrices * n * columns),
         "spread": entries * columns * _outside(4.0 * lists * columns),
+        "lists": float(lists),
         "slots": float(lists * slots),
         "columns": float(lists * columns),
         "rows": float(lists * n),
