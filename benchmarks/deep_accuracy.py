@@ -39,7 +39,7 @@ from ranvier.train import predict
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CASES = {"speech": Config.of("deep"), "yinyang": Config.from_toml(EXAMPLES / "deep-yinyang.toml")}
-TWIN = {"max_activity": 1.0, "near_threshold": -1e9, "near_schedule": False, "mode": "dense"}
+TWIN = {"max_activity": 1.0, "near_threshold": -1e9, "near_schedule": False, "sampled": 0.0, "mode": "dense"}
 
 
 @partial(jax.jit, static_argnames=("config", "limits"))

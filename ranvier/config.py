@@ -80,7 +80,7 @@ class Config:
     """Deep network: what is left of a voltage after a step, exp(-dt / tau_mem), in (0, 1) [1]."""
     gain: float = 20.0
     """Deep network: voltage that a constant current of 1 leads to [1]."""
-    near_threshold: float = 0.7
+    near_threshold: float = 0.85
     """Deep network: neurons between here and the threshold have a gradient, too [1]."""
     near_schedule: bool = False
     """Deep network: begin with near_start in place of near_threshold, and go half of the way there at each update."""
@@ -89,10 +89,10 @@ class Config:
     max_activity: float | str = 0.05
     """Deep network: room in the list of a step, as a fraction of the neurons of a layer, in (0, 1] [1]; with commas,
     one a layer."""
-    sampled: float = 0.0
+    sampled: float = 0.025
     """Deep network: neurons of a step, as a fraction of the layer and drawn at random, that have a gradient below
     near_threshold too, weighted for all the others there, in [0, 1) [1]; 0: none."""
-    lost_weight: float = 1.0
+    lost_weight: float = 0.1
     """Deep network: weight in the loss of the spikes that find no room in the list of a step [1]; 0: off."""
     input_capacity: int | None = None
     """Deep network: room for input events of a step and sample [count]; None: so that none is lost."""
