@@ -1,11 +1,12 @@
-"""`stream`: batches of a data set that is larger than the device, prepared by a thread while the last one is used."""
+"""`stream`: batches of a data set that is larger than the device, prepared by threads while the last one is used."""
 
 import math
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import jax
@@ -75,7 +76,7 @@ def too_large(datasets: Sequence[Dataset]) -> bool:
 class Streamed:
     """A data set that stays on the host, with the interface of `Recordings` that training and measuring use.
 
-    Each batch is a `Recordings` of its samples alone, made and sent by a thread, of one size whatever the batch.
+    Each batch is a `Recordings` of its samples alone, made and sent by threads, of one size whatever the batch.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class Streamed:
         return self._part(len(indices), np.asarray(indices))
 
     def feed(self, order: np.ndarray, mates: np.ndarray | None = None) -> Feed:
-        """Batches of the samples `order` (k, B), in that order, from a thread.
+        """Batches of the samples `order` (k, B), in that order, from threads.
 
         Parameters
         ----------
@@ -162,7 +163,7 @@ def stream(
     device_bytes: int | None = None,
     ahead: int = 2,
 ) -> Iterator[Batch]:
-    """Batches in a given order; a thread reads and sends the next ones.
+    """Batches in a given order; threads read and send the next ones.
 
     Parameters
     ----------
@@ -205,34 +206,19 @@ def stream(
 
 
 def _prepared(order: np.ndarray, make: Callable[[np.ndarray], T], ahead: int) -> Generator[T, None, None]:
-    """What `make` gives for each row of `order`, made by a thread."""
-    ready: queue.Queue = queue.Queue()
-    # A batch is begun only when there is room for it.
-    room, stopped = threading.Semaphore(ahead), threading.Event()
-
-    def prepare() -> None:
+    """What `make` gives for each row of `order`, in that order; threads make `ahead` of them at a time."""
+    rows, begun = iter(order), deque[Future[T]]()
+    with ThreadPoolExecutor(ahead, thread_name_prefix="ranvier stream") as pool:
         try:
-            for indices in order:
-                room.acquire()
-                if stopped.is_set():
-                    return
-                ready.put(make(indices))
-            ready.put(None)
-        except Exception as error:  # handed to who asks for the batch
-            ready.put(error)
-
-    thread = threading.Thread(target=prepare, daemon=True, name="ranvier stream")
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            room.release()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        room.release()
-        thread.join()
+            begun.extend(pool.submit(make, indices) for indices in islice(rows, ahead))
+            while begun:
+                batch = begun.popleft().result()
+                # begun only when there is room for it
+                begun.extend(pool.submit(make, indices) for indices in islice(rows, 1))
+                yield batch
+        finally:
+            for batch in begun:
+                batch.cancel()
 
 
 def _batch(dataset: Dataset, row: int, indices: np.ndarray) -> Batch:
