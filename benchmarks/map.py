@@ -13,8 +13,9 @@ Matrices are square. Neurons spike independently with the given probability, and
 counts for the spike gradient alone. Rows: `sparse`, the compiled kernels; `float32`, `tf32`, `bfloat16` and `split`,
 the dense ways of `spike_matmul`, from lists, with the time that it takes to make rows of them; `plain float32` and so
 on, the product alone, of operands that are dense arrays of that type already; `brainevent`, where that is installed
-(forward and matrix gradient, from dense spikes, as it takes them). On a GPU several calls are one program, so that none
-waits until it is asked for. A call expected above `--limit` ms is left out.
+(forward and matrix gradient, from dense spikes, as it takes them; on a GPU it compiles its kernels when first asked,
+for which CUDA_HOME says where CUDA is). On a GPU several calls are one program, so that none waits until it is asked
+for. A call expected above `--limit` ms is left out.
 """
 
 # ruff: noqa: T201 - its output is the table
@@ -97,12 +98,25 @@ def _renamed(function, named):
     return of
 
 
+def load_brainevent():
+    """Its version. Its kernels are compiled here, which programs in several threads would do at once."""
+    import brainevent
+
+    x = jnp.zeros((2, 2))
+    jax.block_until_ready(brainevent.BinaryArray(x) @ x)
+    return brainevent.__version__
+
+
 def run(options):
     platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
     words = ("float32", "tf32", "split", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
     plain = ("float32", "tf32", "bfloat16") if platform == "gpu" else ("float32", "bfloat16")
     ways = options.ways or ["sparse", *(f"plain {x}" for x in plain), *words]
     about = {**bench.about(), "kernels": kernels.status("cpu" if platform == "cpu" else "cuda").reason}
+    beside = "brainevent" in options.ways if options.ways else importlib.util.find_spec("brainevent")
+    if beside:
+        about["brainevent"] = load_brainevent()
+    ways = [x for x in ways if x != "brainevent"]
     print(", ".join(f"{name} {x}" for name, x in about.items()))
     points = [
         Point(operator, n, n, batch, activity, 0.02 if activity <= 0.02 else 0.2)
@@ -129,13 +143,13 @@ def run(options):
     some = [(tall, ["sparse", *words]), (known, ways), ([p for p in points if p not in known], ways[: 1 + len(plain)])]
     if options.ways:
         some = [(points, ways)]
-    if importlib.util.find_spec("brainevent") and not options.ways:
+    if beside:
         some.append(([p for p in points if p.operator != "dots"], ["brainevent"]))
     end, given = time.monotonic() + options.seconds, {"limit": 1000 * options.limit, "make": program, "made": Both()}
     for points, ways in some:
         for row in bench.measure(points, ways, save, seconds=end - time.monotonic(), **given):
             rows.append(row)
-    save(f"{len(rows)} timings in {options.out}")
+        save(f"{len(rows)} timings in {options.out}")
 
 
 def read(files):

@@ -5,10 +5,11 @@
 //   /tmp/map_cuda libcublas.so.12 > map.json          the name or path of cuBLAS's library
 //   python -m benchmarks.map --plot map.json
 //
-// Rows: `sparse`, our kernel; `plain float32`, `plain tf32`, `plain bfloat16`, cuBLAS's product of arrays of that type;
-// `float32`, `tf32`, `bfloat16`, `split`: the dense ways of ranvier.ops, from lists and float32 arrays: rows made of
-// the lists, operands rounded, the products, and for the spike gradient the entries that are listed. A time is that of
-// one of many launches between two events, the median of three such batches.
+// Rows: `sparse`, our kernel; `sparse transposed`, that for a matrix, or its gradient, stored columns first; `plain
+// float32`, `plain tf32`, `plain bfloat16`, cuBLAS's product of arrays of that type; `float32`, `tf32`, `bfloat16`,
+// `split`: the dense ways of ranvier.ops, from lists and float32 arrays: rows made of the lists, operands rounded, the
+// products, and for the spike gradient the entries that are listed. A time is that of one of many launches between two
+// events, the median of three such batches.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -173,10 +174,14 @@ void run_size(const Cublas& cublas, int64_t n, int64_t c, int64_t lists, const s
     const GatherCall<float, float> gather{z, values.at, d_ids.at, d_spikes.at, matrix.at, out.at};
     const ScatterCall<float> scatter{z, values.at, d_ids.at, d_spikes.at, g.at, into.at};
     const DotsCall<float, float> dots{z, d_ids.at, d_listed.at, matrix.at, g.at, products.at};
-    Device<char> scratch(ops_scatter_scratch(scatter, false));
+    Device<char> scratch(std::max({ops_scatter_scratch(scatter, false), ops_scatter_scratch(scatter, true),
+                                   ops_gather_turned_scratch(gather), ops_dots_turned_scratch(dots)}));
     const double sparse[3] = {microseconds([&] { check(ops_gather(gather, nullptr)); }),
                               microseconds([&] { check(ops_scatter(scatter, false, scratch.at, nullptr)); }),
                               microseconds([&] { check(ops_dots(dots, nullptr)); })};
+    const double turned[3] = {microseconds([&] { check(ops_gather_turned(gather, scratch.at, nullptr)); }),
+                              microseconds([&] { check(ops_scatter(scatter, true, scratch.at, nullptr)); }),
+                              microseconds([&] { check(ops_dots_turned(dots, scratch.at, nullptr)); })};
     if (which == activities.size() / 2) {
       const auto densify = [&](bool half) {
         OpsSizes to = z;
@@ -239,7 +244,10 @@ void run_size(const Cublas& cublas, int64_t n, int64_t c, int64_t lists, const s
                             }));
     }
     const char* operators[] = {"gather", "scatter", "dots"};
-    for (int k = 0; k < 3; ++k) say(operators[k], "sparse", n, c, lists, activity, sparse[k]);
+    for (int k = 0; k < 3; ++k) {
+      say(operators[k], "sparse", n, c, lists, activity, sparse[k]);
+      say(operators[k], "sparse transposed", n, c, lists, activity, turned[k]);
+    }
     if (which + 1 == activities.size())
       for (double each : activities)
         for (int k = 0; k < 3; ++k)

@@ -11,6 +11,7 @@ NAMES = {"gather": "forward", "scatter": "matrix gradient", "dots": "spike gradi
 LINES = {"plain float32": "solid", "plain tf32": "dashed", "plain bfloat16": "dotted"}
 # rows and columns, batch, activity of the square sizes that figures of the published kernels exist for
 PUBLISHED = ((1024, 1024, 0.02), (4096, 256, 0.01), (8192, 32, 0.01), (8192, 256, 0.01))
+OTHERS = ("brainevent", "SparseSpikes")
 LIMIT = 5
 
 
@@ -103,10 +104,10 @@ def table(rows, sizes=None, batches=None, activities=None):
 
 
 def losses(rows):
-    """Lines that say how often, and by how much at worst, sparse is slower than each dense way."""
+    """Lines that say how often, and by how much at worst, sparse is slower than each dense way, and transposed."""
     lines = []
     for operator, name in NAMES.items():
-        for way in LINES:
+        for way in (*LINES, *OTHERS):
             ratios = [
                 (us["sparse"] / us[way], point)
                 for point, us in by_point(rows).items()
@@ -116,9 +117,25 @@ def losses(rows):
                 worst, point = max(ratios, key=lambda x: x[0])
                 best = 1 / min(ratios, key=lambda x: x[0])[0]
                 slower = sum(x > 1 for x, _ in ratios)
+                mean = math.exp(-sum(math.log(x) for x, _ in ratios) / len(ratios))
                 lines.append(
                     f"{name}, {way}: sparse is slower at {slower} of {len(ratios)} points, at worst {worst:.1f} times "
                     f"({point.n} x {point.columns}, {point.lists} lists, {100 * point.activity:g} %), "
-                    f"at best {best:.1f} times as fast"
+                    f"at best {best:.1f} times as fast, geometric mean {mean:.2f}"
                 )
+    for operator, name in NAMES.items():
+        ratios = [
+            (us["sparse transposed"] / us["sparse"], point)
+            for point, us in by_point(rows).items()
+            if point.operator == operator and {"sparse", "sparse transposed"} <= us.keys()
+        ]
+        if ratios:
+            mean = math.exp(sum(math.log(x) for x, _ in ratios) / len(ratios))
+            worst, point = max(ratios, key=lambda x: x[0])
+            best = min(x for x, _ in ratios)
+            lines.append(
+                f"{name}, columns first: {mean:.2f} times the time of rows first (geometric mean of {len(ratios)}), "
+                f"more than 1.1 times at {sum(x > 1.1 for x, _ in ratios)}, at worst {worst:.1f} times ({point.n} x "
+                f"{point.columns}, {point.lists} lists, {100 * point.activity:g} %), at best {best:.2f}"
+            )
     return lines
