@@ -199,7 +199,10 @@ def _eval(arguments: list[str], folder: str, data: str | None, test_data: str | 
     own = data is None and test_data is None
     config = run.config
     if not own:
-        config = replace(config, data=data or config.data, test_data=test_data, limit_test=None).validate()
+        # A file that does not say its channels has those of the network, unless these are of joined pixels.
+        n_in = meta["n_in"] if config.downsample == 1 else config.n_channels
+        new = {"data": data or config.data, "test_data": test_data, "limit_test": None, "n_channels": n_in}
+        config = replace(config, **new).validate()
     splits = _load_data(config)
     # Rates are per simulated time: the run's own, where these are the run's own samples.
     duration = meta["limits"]["duration"] if own else None

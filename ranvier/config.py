@@ -36,8 +36,8 @@ class Config:
     """Path of the file with the test samples; None: what the data set brings, or a part of its samples."""
     split: Literal["sample", "speaker"] = "sample"
     """How training samples are divided: stratified by class, or so that no speaker is in two parts."""
-    n_channels: int = 700
-    """Input channels of an event file [count]; a named data set has its own."""
+    n_channels: int | None = None
+    """Input channels of an HDF5 file, or those to make of sounds [count]; None: what the file says, else 700."""
     downsample: int = 1
     """Recordings of an event camera: join squares of so many by so many pixels to one [count]; 1: off."""
     limit_train: int | None = None

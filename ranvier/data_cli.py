@@ -43,13 +43,13 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
         """List the data sets."""
         return _list, {}
 
-    def info(name: text, test_data: str | None = None, n_channels: int = 700):
+    def info(name: text, test_data: str | None = None, n_channels: int | None = None):
         """What is known of a data set, and what is in it.
 
         Args:
             name: Name of a data set, or path of recordings.
             test_data: Path of the test samples.
-            n_channels: Input channels of an HDF5 file.
+            n_channels: Input channels of an HDF5 file; None: what it says of itself, else 700.
         """
         return _info, {"name": name, "test_data": test_data, "n_channels": n_channels}
 
@@ -65,12 +65,12 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
         """
         return _get, {"name": name, "force": force, "jobs": jobs}
 
-    def check(path: text, n_channels: int = 700, sensor: str | None = None):
+    def check(path: text, n_channels: int | None = None, sensor: str | None = None):
         """Read a file, a folder or a data set to the end and compare it with all that is known of it.
 
         Args:
             path: Name of a data set, or path of recordings or of a store.
-            n_channels: Input channels of an HDF5 file.
+            n_channels: Input channels of an HDF5 file; None: what it says of itself, else 700.
             sensor: Height and width of a camera, such as 34,34; None: by the format.
         """
         return _check, {"path": path, "n_channels": n_channels, "sensor": sensor}
@@ -93,7 +93,8 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
         Args:
             source: What to read.
             out: File to write.
-            n_channels: Channels of an HDF5 file, or those to make of sounds; None: 700, with mel 128.
+            n_channels: Channels of an HDF5 file, or those to make of sounds; None: what the file says, else 700; 128 of
+                mel.
             sensor: Height and width of a camera, such as 34,34; None: by the format.
             encoder: How sounds become events: a model of the cochlea, or mel filters with level crossing.
             seed: Of the encoder.
@@ -107,7 +108,7 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
         sample: int = 0,
         part: Literal["train", "validation", "test"] = "train",
         out: Annotated[str | None, tyro.conf.arg(metavar="PNG")] = None,
-        n_channels: int = 700,
+        n_channels: int | None = None,
     ):
         """Draw one sample, histograms over channels and time, and what the classes hold.
 
@@ -116,7 +117,7 @@ def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
             sample: Which one of the part.
             part: Of the data set.
             out: File to write; None: NAME-PART-SAMPLE.png here.
-            n_channels: Input channels of an HDF5 file.
+            n_channels: Input channels of an HDF5 file; None: what it says of itself, else 700.
         """
         return _show, {"name": name, "sample": sample, "part": part, "out": out, "n_channels": n_channels}
 
@@ -139,7 +140,7 @@ def _list() -> int:
     return 0
 
 
-def _info(name: str, test_data: str | None, n_channels: int) -> int:
+def _info(name: str, test_data: str | None, n_channels: int | None) -> int:
     from ranvier import data
     from ranvier.data import official
     from ranvier.data.catalog import FACTS
@@ -188,7 +189,7 @@ def _get(name: str, force: bool, jobs: int | None) -> int:
     return 0
 
 
-def _check(path: str, n_channels: int, sensor: str | None) -> int:
+def _check(path: str, n_channels: int | None, sensor: str | None) -> int:
     from ranvier.data import hdf5, official, store
     from ranvier.data.catalog import FACTS
     from ranvier.data.convert import HDF5_ENDINGS, checksum, convert, source_of
@@ -275,7 +276,7 @@ def _convert(
     path, target = Path(source).expanduser(), Path(out).expanduser()
     if _is_sound(path):
         return _convert_sound(path, target, n_channels, encoder, seed, jobs)
-    found = source_of(path, n_channels=n_channels or 700, sensor=_sensor(sensor))
+    found = source_of(path, n_channels=n_channels, sensor=_sensor(sensor))
     with _Progress() as progress:
         notes = convert(found, target, jobs=jobs, progress=lambda done, n: progress(f"reading {path.name}", done, n))
     for line in notes:
@@ -325,7 +326,7 @@ def _is_sound(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def _show(name: str, sample: int, part: str, out: str | None, n_channels: int) -> int:
+def _show(name: str, sample: int, part: str, out: str | None, n_channels: int | None) -> int:
     from ranvier import data
     from ranvier.data_plots import summary
     from ranvier.plots import save_figure

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ranvier import data
-from ranvier.data import hdf5, packed, speech, yinyang
+from ranvier.data import convert, hdf5, packed, speech, yinyang
 from ranvier.data.dataset import Dataset
 from ranvier.data.splits import stratified, voice_groups
 from ranvier.errors import RanvierError
@@ -312,6 +312,41 @@ def test_number_of_channels_is_an_option(tmp_path):
     assert "sample 0 has unit 11" in one_line(error) and "[0, 11)" in one_line(error)
 
 
+def test_a_file_says_its_channels_itself(tmp_path):
+    path = write(tmp_path / "a.h5", **three(units=[[11], [1, 2], [0]]))
+    assert hdf5.read(path)[0].n_channels == 700 and hdf5.read(path, otherwise=30)[0].n_channels == 30
+
+    def say(**attributes):
+        with h5py.File(path, "r+") as file:
+            file.attrs.clear()
+            for name, value in attributes.items():
+                file.attrs[name] = value
+        return path
+
+    assert hdf5.read(say(n_channels=12))[0].n_channels == 12
+    assert hdf5.read(say(n_channels=np.uint16(18), sensor=[2, 3, 3]))[0].sensor == (2, 3, 3)
+    assert hdf5.read(say(sensor=[1, 4, 3]))[0].n_channels == 12
+    assert hdf5.read(say(n_channels=12), n_channels=12)[0].n_channels == 12
+    for attributes, says in (
+        ({"n_channels": 11}, "sample 0 has unit 11"),
+        ({"n_channels": 0}, "attribute n_channels 0"),
+        ({"n_channels": 2**31}, "attribute n_channels 2147483648"),
+        ({"n_channels": "12"}, "attribute n_channels of shape () and type"),
+        ({"n_channels": 12.0}, "attribute n_channels of shape () and type float64"),
+        ({"n_channels": [12, 12]}, "attribute n_channels of shape (2,)"),
+        ({"n_channels": 12, "sensor": [2, 3, 3]}, "attribute sensor [2, 3, 3] of 12 channels"),
+        ({"n_channels": 12, "sensor": [-2, -3, 2]}, "attribute sensor [-2, -3, 2]"),
+        ({"sensor": [4, 3]}, "attribute sensor of shape (2,)"),
+    ):
+        with pytest.raises(RanvierError) as error:
+            hdf5.read(say(**attributes))
+        assert says in one_line(error)
+    for reader in (hdf5.read, convert.source_of, data.load):
+        with pytest.raises(RanvierError) as error:
+            reader(say(n_channels=12), n_channels=700)
+        assert "n_channels 700 for a file of 12 channels; needs what the file says" in one_line(error)
+
+
 # Splits
 
 
@@ -401,6 +436,19 @@ def test_classes_of_two_files_agree(tmp_path):
     with pytest.raises(RanvierError) as error:
         data.load(first, test=write(tmp_path / "c.h5", keys=np.array([b"eins", b"zwei"])))
     assert "a.h5 and c.h5" in one_line(error)
+
+
+def test_channels_of_two_files_agree(tmp_path):
+    first, test = numbered(tmp_path / "a.h5", 10), numbered(tmp_path / "b.h5", 10, first=20)
+    with h5py.File(first, "r+") as file:
+        file.attrs["n_channels"] = 30
+    assert data.load(first, test=test).test.n_channels == 30
+    for n_channels, says in ((29, "sample 9 has unit 29"), (31, "b.h5 of 31 channels beside a.h5 of 30")):
+        with h5py.File(test, "r+") as file:
+            file.attrs["n_channels"] = n_channels
+        with pytest.raises(RanvierError) as error:
+            data.load(first, test=test)
+        assert says in one_line(error)
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path):

@@ -267,13 +267,23 @@ def test_every_format_becomes_every_other(tmp_path):
     )
     store.write(tmp_path / "a.events", first)
     for source, out in (("a.events", "b.h5"), ("b.h5", "c.h5.gz"), ("c.h5.gz", "d.events"), ("b.h5", "e.events")):
-        convert(source_of(tmp_path / source, n_channels=12), tmp_path / out)
+        convert(source_of(tmp_path / source), tmp_path / out)
     for name in ("d.events", "e.events"):
         last, notes = store.read(tmp_path / name)
         np.testing.assert_allclose(last.times, first.times, rtol=1e-6)
         for field in ("channels", "offsets", "labels", "speaker"):
             np.testing.assert_array_equal(getattr(last, field), getattr(first, field))
         assert last.class_names == first.class_names and "samples without events" in notes[0]
+        assert last.n_channels == 12
+
+
+def test_a_file_of_a_camera_keeps_its_sensor(tmp_path):
+    event_files.nmnist_folder(tmp_path / "n", 2)
+    for source, out in (("n", "n.h5"), ("n.h5", "n.h5.gz"), ("n.h5.gz", "n.events")):
+        convert(source_of(tmp_path / source), tmp_path / out)
+    whole = store.read(tmp_path / "n.events")[0]
+    assert whole.sensor == (2, 34, 34)
+    same(whole, hdf5.read(tmp_path / "n.h5")[0])
 
 
 def test_a_stopped_conversion_goes_on(tmp_path, monkeypatch):

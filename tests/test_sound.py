@@ -386,7 +386,7 @@ def test_folder_with_labels_by_folder_and_by_name(tmp_path):
     assert len(done.errors) == 1 and "broken.wav" in done.errors[0]
     assert (done.n_samples, done.n_channels, list(done.paths.values())) == (5, 32, [tmp_path / "out.h5"])
     assert done.seconds == pytest.approx(0.15)
-    dataset, _ = hdf5.read(tmp_path / "out.h5", n_channels=32)
+    dataset, _ = hdf5.read(tmp_path / "out.h5")
     assert dataset.class_names == ("2", "9", "10") and done.n_events == len(dataset.times)
     assert dataset.labels.tolist() == [2, 2, 0, 1, 1] and dataset.speaker.tolist() == [0, 0, 1, 0, 2]
     # Number of threads and company change nothing, and a file alone has the events it has among others.
@@ -519,7 +519,8 @@ def test_speech_set_with_a_program_that_hums(tmp_path, monkeypatch, capsys):
     program.write_text(f'#!/bin/sh\n/bin/cat "{tmp_path}/hum.wav" > "$8"\n')
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     assert main([str(tmp_path / "a.h5"), "--digits", "1", "--takes", "2", "--encoder", "mel", "--jobs", "2"]) == 0
-    train, _ = hdf5.read(tmp_path / "a_train.h5", n_channels=128)
-    test, _ = hdf5.read(tmp_path / "a_test.h5", n_channels=128)
+    train, _ = hdf5.read(tmp_path / "a_train.h5")
+    test, _ = hdf5.read(tmp_path / "a_test.h5")
+    assert train.n_channels == test.n_channels == 128
     assert train.class_names == test.class_names == ("zero", "null") and len(train) == 20 and len(test) == 28
     assert set(test.speaker.tolist()) - set(train.speaker.tolist()) == {10, 11}

@@ -78,7 +78,7 @@ def key_of(source: Source) -> str:
 def source_of(
     path: str | os.PathLike,
     *,
-    n_channels: int = 700,
+    n_channels: int | None = None,
     sensor: tuple[int, int] | None = None,
     content: str | None = None,
     name: str | None = None,
@@ -91,8 +91,8 @@ def source_of(
         `.h5`, `.hdf5`, `.h5.gz`: SHD layout. `.aedat`, or a folder with such files: DVS Gesture layout. A folder or a
         `.zip` with a folder of `.bin` files for each class: N-MNIST layout. `.events`: a store. A folder of `.wav` and
         `.flac` files, or a `.csv` manifest of them: what the model of the cochlea makes of them with seed 0.
-    n_channels : int
-        Of an HDF5 file, or those to make of sounds.
+    n_channels : int, optional
+        Of an HDF5 file, by default what it says of itself, or those to make of sounds; 700 where nothing says it.
     sensor : (height, width), optional
         Of a camera; by default 34 x 34 for `.bin` and 128 x 128 for `.aedat`.
     content : str, optional
@@ -122,9 +122,9 @@ def source_of(
         if files:
             return recordings(files, name, sensor)
     if path.is_file() and path.suffix.lower() == ".csv":
-        return _sounds(path, name, n_channels)
+        return _sounds(path, name, n_channels or hdf5.N_CHANNELS)
     if path.is_dir() and any(file.suffix.lower() in SOUND_ENDINGS for file in path.rglob("*")):
-        return _sounds(path, name, n_channels)
+        return _sounds(path, name, n_channels or hdf5.N_CHANNELS)
     if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
         return _records(path, name, sensor)
     _refuse(path, "no recordings" if path.exists() else "no such file", "a known format", "see ranvier data convert -h")
@@ -262,17 +262,17 @@ def checksum(path: Path, kind: str = "md5") -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
-def _hdf5(path: Path, name: str, n_channels: int, content: str) -> Source:
+def _hdf5(path: Path, name: str, asked: int | None, content: str) -> Source:
     def rows(start: int, stop: int | None) -> Piece:
-        dataset, notes = hdf5.read(path, n_channels=n_channels, start=start, stop=stop)
+        dataset, notes = hdf5.read(path, n_channels=asked, start=start, stop=stop)
         counts = np.diff(dataset.offsets)
         return Piece(dataset.times, dataset.channels, counts, dataset.labels, dataset.speaker, notes)
 
-    n, class_names = hdf5.describe(path)
+    n, class_names, n_channels, sensor = hdf5.describe(path, asked)
     # Nothing in a compressed file can be read without all that is before it: one piece.
     step = n if path.suffix == ".gz" else ROWS_A_PIECE
     pieces = [partial(rows, start, start + step) for start in range(0, n, step)]
-    return Source(name, f"hdf5 {HDF5_VERSION}", content, n_channels, class_names, pieces)
+    return Source(name, f"hdf5 {HDF5_VERSION}", content, n_channels, class_names, pieces, sensor)
 
 
 def _store(path: Path, name: str) -> Source:

@@ -4,10 +4,14 @@
     spikes/units   channels, one row a sample        extra/speaker   (optional) voice of each sample
                                                      extra/keys      (optional) names of the classes
 
+Two attributes of the file are ours, and other readers pass them by: `n_channels`, and `sensor` (polarities, height,
+width) of a camera.
+
 Reference: Cramer, Stradmann, Schemmel, Zenke (2020), The Heidelberg spiking data sets for the systematic evaluation of
 spiking neural networks.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -21,18 +25,27 @@ from ranvier.errors import RanvierError
 # More classes than any labelled spike set has: a larger label is a broken file, not a class.
 MAX_CLASSES = 65_536
 ARRAYS = ("spikes/times", "spikes/units", "labels", "extra/speaker", "extra/keys")
+# Of a file that says nothing: those of the Spiking Heidelberg Digits.
+N_CHANNELS = 700
 
 
 def read(
-    path: str | os.PathLike, *, n_channels: int = 700, start: int = 0, stop: int | None = None
+    path: str | os.PathLike,
+    *,
+    n_channels: int | None = None,
+    otherwise: int = N_CHANNELS,
+    start: int = 0,
+    stop: int | None = None,
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Data set of one file, plain or compressed by gzip (name ends in `.gz`).
 
     Parameters
     ----------
     path : path
-    n_channels : int
-        Number of input channels; units must be below it.
+    n_channels : int, optional
+        Number of input channels; units must be below it. By default what the file says of itself.
+    otherwise : int
+        Number of input channels where neither says it.
     start, stop : int, optional
         Read only the samples from `start` to before `stop`.
 
@@ -46,11 +59,12 @@ def read(
     Raises
     ------
     RanvierError
-        If the file is missing, truncated, not HDF5, lacks a group or holds values that are no labelled spike trains;
-        the message names the file and the sample.
+        If the file is missing, truncated, not HDF5, lacks a group, holds values that are no labelled spike trains or
+        says another number of channels than `n_channels`; the message names the file and the sample.
     """
     path = Path(path)
     raw = _arrays(path, start, stop)
+    n_channels, sensor = _channels(path, raw, n_channels, otherwise)
     counts = _row_lengths(path, raw, start)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     names = _class_names(path, raw, start)
@@ -71,29 +85,51 @@ def read(
     empty = np.nonzero(counts == 0)[0]
     if len(empty):
         notes.append(f"{path.name}: {len(empty)} samples without events, first sample {empty[0] + start}; kept")
-    return Dataset(path.name, times, channels, offsets, labels, n_channels, names, speaker), tuple(notes)
+    return Dataset(path.name, times, channels, offsets, labels, n_channels, names, speaker, sensor), tuple(notes)
 
 
-def describe(path: str | os.PathLike) -> tuple[int, tuple[str, ...]]:
-    """Number of samples and names of the classes of a file, without its events.
+def describe(
+    path: str | os.PathLike, n_channels: int | None = None
+) -> tuple[int, tuple[str, ...], int, tuple[int, int, int] | None]:
+    """What a file holds, without its events.
 
     Parameters
     ----------
     path : path
+    n_channels : int, optional
+        As `read` takes it.
 
     Returns
     -------
     n : int
+        Number of samples.
     class_names : tuple of str
+    n_channels : int
+    sensor : (polarities, height, width), optional
 
     Raises
     ------
     RanvierError
-        If the file is missing or broken.
+        If the file is missing or broken, or says another number of channels than `n_channels`.
     """
     path = Path(path)
     raw = _arrays(path, names=("labels", "extra/keys"))
-    return len(raw["labels"]), _class_names(path, raw)
+    return len(raw["labels"]), _class_names(path, raw), *_channels(path, raw, n_channels, N_CHANNELS)
+
+
+def _channels(path: Path, raw: dict, asked: int | None, otherwise: int) -> tuple[int, tuple[int, int, int] | None]:
+    """Number of channels and sensor: what the file says, which must be what is asked for."""
+    sensor = raw["attributes"].get("sensor")
+    said = raw["attributes"].get("n_channels", None if sensor is None else math.prod(sensor))
+    if sensor is not None and (min(sensor) < 1 or math.prod(sensor) != said):
+        found = f"attribute sensor {sensor} of {said} channels"
+        _refuse(path, found, "polarities, height and width whose product they are", "correct the attributes")
+    if said is not None and not 1 <= said < 2**31:
+        _refuse(path, f"attribute n_channels {said}", "a number in [1, 2^31)", "correct or remove the attribute")
+    if said is not None and asked not in (None, said):
+        _refuse(path, f"n_channels {asked} for a file of {said} channels", "what the file says", "leave n_channels out")
+    n_channels = next(n for n in (asked, said, otherwise) if n is not None)
+    return n_channels, None if sensor is None else (sensor[0], sensor[1], sensor[2])
 
 
 def _class_names(path: Path, raw: dict, first: int = 0) -> tuple[str, ...]:
@@ -115,7 +151,8 @@ def _arrays(path: Path, start: int = 0, stop: int | None = None, names: tuple[st
         found = f"cannot be read ({head['error']})"
         _refuse(path, found, "a whole HDF5 file, or one compressed by gzip", "fetch it again")
     keys = head["keys"]
-    return {"extra/speaker": None} | arrays | {"extra/keys": None if keys is None else tuple(keys)}
+    facts = {"extra/keys": None if keys is None else tuple(keys), "attributes": head["attributes"]}
+    return {"extra/speaker": None} | arrays | facts
 
 
 def _row_lengths(path: Path, raw: dict, first: int) -> np.ndarray:

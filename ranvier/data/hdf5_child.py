@@ -2,8 +2,9 @@
 
 After a line `{}`, which says that the libraries are there, requests come as lines of JSON
 `{"path", "start", "stop", "names"}` on standard input. An answer is a line of JSON and behind it the bytes of the
-arrays that it names: `{"arrays": {name: [type, length]}, "keys": [...]}`, or `{"error": found}`, or
-`{"refused": [found, needed, remedy]}`. Nothing of the package is imported, so that it starts quickly.
+arrays that it names: `{"arrays": {name: [type, length]}, "keys": [...], "attributes": {name: number or numbers}}`, or
+`{"error": found}`, or `{"refused": [found, needed, remedy]}`. Nothing of the package is imported, so that it starts
+quickly.
 """
 
 import gzip
@@ -16,21 +17,38 @@ import h5py
 import numpy as np
 
 ARRAYS = ("spikes/times", "spikes/units", "labels", "extra/speaker", "extra/keys")
+# What a file may say of itself, and the shape of each.
+ATTRIBUTES = {"n_channels": (), "sensor": (3,)}
+Contents = tuple[dict[str, np.ndarray], list[str] | None, dict[str, int | list[int]]]
 
 
 class Refused(Exception):
     """What was found, what is needed, what to do."""
 
 
-def contents(path: str, samples: slice, names: list[str]) -> tuple[dict[str, np.ndarray], list[str] | None]:
-    """Arrays of a file; rows of events as one array and, under `NAME counts`, their lengths."""
+def contents(path: str, samples: slice, names: list[str]) -> Contents:
+    """Arrays of a file, names of its classes, attributes; rows of events as one array and, under `NAME counts`, their
+    lengths."""
     source = path
     if path.endswith(".gz"):
         # Into memory: HDF5 seeks, and every seek backwards in a gzip stream would unpack it from the start again.
         with gzip.open(path) as stream:
             source = io.BytesIO(stream.read())
     with h5py.File(source, "r") as file:
-        return _arrays(file, samples, names)
+        attributes = _attributes(file)
+        return *_arrays(file, samples, names), attributes
+
+
+def _attributes(file) -> dict[str, int | list[int]]:
+    found = {}
+    for name, shape in ATTRIBUTES.items():
+        if name in file.attrs:
+            value = np.asarray(file.attrs[name])
+            if value.dtype.kind not in "iu" or value.shape != shape:
+                needed = "a whole number" if shape == () else f"{shape[0]} whole numbers"
+                raise Refused(f"attribute {name} of shape {value.shape} and type {value.dtype}", needed, "remove it")
+            found[name] = value.tolist()
+    return found
 
 
 def _arrays(file, samples: slice, names: list[str]) -> tuple[dict[str, np.ndarray], list[str] | None]:
@@ -72,12 +90,13 @@ def answer(request: dict) -> tuple[dict, list[np.ndarray]]:
     """Answer to one request: its line, and the arrays behind it."""
     try:
         samples = slice(request["start"], request["stop"])
-        found, keys = contents(request["path"], samples, request["names"])
+        found, keys, attributes = contents(request["path"], samples, request["names"])
     except Refused as refused:
         return {"refused": list(refused.args)}, []
     except (OSError, EOFError, zlib.error, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
         return {"error": " ".join(str(error).split()) or type(error).__name__}, []
-    return {"arrays": {name: [a.dtype.str, len(a)] for name, a in found.items()}, "keys": keys}, list(found.values())
+    arrays = {name: [a.dtype.str, len(a)] for name, a in found.items()}
+    return {"arrays": arrays, "keys": keys, "attributes": attributes}, list(found.values())
 
 
 def main() -> None:

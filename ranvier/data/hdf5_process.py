@@ -41,7 +41,7 @@ def ask(path: Path, start: int, stop: int | None, names: tuple[str, ...]) -> tup
     Returns
     -------
     head : dict
-        With `arrays` and `keys`, or `error`, or `refused`; see `hdf5_child`.
+        With `arrays`, `keys` and `attributes`, or `error`, or `refused`; see `hdf5_child`.
     arrays : dict of str to array
 
     Raises

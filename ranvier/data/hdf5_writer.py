@@ -29,7 +29,8 @@ def write(
     """Write a data set as HDF5, atomically: whoever looks finds the old file or the whole new one.
 
     A time in float16 is rounded by at most 0.06 ms up to 0.25 s, 0.13 ms up to 0.5 s, 0.25 ms up to 1 s and 0.5 ms up
-    to 2 s, as in the Spiking Heidelberg Digits; float32 keeps the microsecond.
+    to 2 s, as in the Spiking Heidelberg Digits; float32 keeps the microsecond. The number of channels and the sensor
+    are attributes of the file.
 
     Parameters
     ----------
@@ -94,6 +95,10 @@ def _fill(path: Path, dataset: Dataset, keys: tuple[str, ...], facts: dict, time
     # float64 on the way: a time must be rounded once.
     seconds = (dataset.times.astype(np.float64) / 1000.0).astype(times)
     with h5py.File(path, "w") as file:
+        # What other readers pass by, and ours need not be told again.
+        file.attrs["n_channels"] = int(dataset.n_channels)
+        if dataset.sensor is not None:
+            file.attrs["sensor"] = np.array(dataset.sensor, np.int64)
         for name, values in (("times", seconds), ("units", dataset.channels.astype(np.uint16))):
             target = file.create_dataset(f"spikes/{name}", (n,), h5py.vlen_dtype(values.dtype))
             # One by one: of rows that all have the same length h5py would make a matrix.

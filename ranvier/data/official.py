@@ -253,9 +253,9 @@ def _source(name: str, part: str, path: Path, key: str) -> Iterator[Source]:
         files = gesture.trials(_folder_of(_extracted(path, work)) / f"trials_to_{part}.txt")
         yield recordings(files, title, facts.sensor)
     elif path.name.endswith(".h5.zip"):
-        yield source_of(_member(path, work), n_channels=facts.n_channels, content=key, name=title)
+        yield source_of(_member(path, work), content=key, name=title)
     else:
-        yield source_of(path, n_channels=facts.n_channels, sensor=facts.sensor, content=key, name=title)
+        yield source_of(path, sensor=facts.sensor, content=key, name=title)
     # The last part needs it no more; a conversion that failed finds it the next time.
     if part == _parts(name)[-1] or not path.name.endswith(".tar.gz"):
         shutil.rmtree(work, ignore_errors=True)

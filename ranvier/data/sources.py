@@ -38,7 +38,7 @@ def load(
     test: str | os.PathLike | None = None,
     split: str = "sample",
     seed: int = 0,
-    n_channels: int = 700,
+    n_channels: int | None = None,
 ) -> Splits:
     """Data set by name, or from recordings in a known format.
 
@@ -57,8 +57,9 @@ def load(
         How samples are divided: "sample", stratified by class, or "speaker", so that no speaker is in two parts.
     seed : int
         Of the division.
-    n_channels : int
-        Number of input channels of an HDF5 file, or those to make of sounds.
+    n_channels : int, optional
+        Number of input channels of an HDF5 file, by default what it says of itself, or those to make of sounds; where
+        nothing says it those of the training samples, else 700.
 
     Returns
     -------
@@ -68,7 +69,7 @@ def load(
     ------
     RanvierError
         If the name is unknown, a path is no labelled spike trains, too small to divide, given twice, or test samples
-        are also training samples.
+        are also training samples or have other channels.
     """
     if split not in SPLITS:
         raise RanvierError(f"data.load: got split {split!r}; needs one of {', '.join(SPLITS)}; correct it")
@@ -92,7 +93,7 @@ def load(
             f"data.load: got {str(name_or_path)!r}, neither a known name nor a file; "
             f"needs one of {', '.join(names())} or the path of recordings; check the spelling or the path"
         )
-    first, notes = _read(path, n_channels)
+    first, notes = _read(path, n_channels, hdf5.N_CHANNELS)
     if test is None:
         parts = _divide(first, (0.6, 0.2, 0.2), split, seed)
         train, validation, held_out = (first.subset(part) for part in parts)
@@ -104,8 +105,13 @@ def load(
                 f"data.load: got {str(path)!r} as training and as test file; "
                 "needs two files; leave test out to divide one"
             )
-        held_out, test_notes = _read(test_path, n_channels)
+        held_out, test_notes = _read(test_path, n_channels, first.n_channels)
         notes += test_notes
+        if held_out.n_channels != first.n_channels:
+            raise RanvierError(
+                f"data.load: got {held_out.name} of {held_out.n_channels} channels beside {first.name} of "
+                f"{first.n_channels}; needs the same in both; convert them alike"
+            )
         first, held_out = _same_classes(first, held_out)
         _check_apart(first, held_out)
         parts = _divide(first, (0.8, 0.2), split, seed)
@@ -115,12 +121,12 @@ def load(
     return Splits(train, validation, held_out, groups, notes, index)
 
 
-def _read(path: Path, n_channels: int) -> tuple[Dataset, tuple[str, ...]]:
+def _read(path: Path, n_channels: int | None, otherwise: int) -> tuple[Dataset, tuple[str, ...]]:
     if path.name.endswith(convert.HDF5_ENDINGS) or not path.exists():
-        return hdf5.read(path, n_channels=n_channels)
+        return hdf5.read(path, n_channels=n_channels, otherwise=otherwise)
     if path.name.endswith(store.ENDING):
         return store.read(path)
-    source = convert.source_of(path, n_channels=n_channels)
+    source = convert.source_of(path, n_channels=otherwise if n_channels is None else n_channels)
     key = convert.key_of(source)
     packed = cache.folder() / "paths" / f"{path.name}-{key[:16]}{store.ENDING}"
     if not packed.is_file():
