@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import sys
 import tarfile
 import wave
 import zipfile
@@ -63,7 +64,8 @@ def test_files_put_by_hand_are_packed_and_compared(folder):
     splits = data.load("shd")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [96, 24, 40]
     lines = "\n".join(splits.notes)
-    assert "WARNING: shd_train.h5.gz has MD5" in lines and "WARNING: shd train: 120 samples in place of 8156" in lines
+    assert "WARNING: shd_train.h5.gz has MD5" in lines and "not the published file; used as it is" in lines
+    assert "WARNING: shd train: 120 samples in place of 8156" in lines
     assert "WARNING: shd test: 40 samples in place of 2264" in lines
     # From now on the store is enough, and it is not made again.
     made = (folder / "shd" / "train.events").stat().st_mtime_ns
@@ -200,16 +202,29 @@ def test_digits_by_rate():
 
 
 def test_digits_need_a_package(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(RanvierError, match="needs the package scikit-learn; pip install scikit-learn"):
         data.load("digits")
 
 
-def test_digits_of_the_package(monkeypatch):
-    import sys
+def test_what_the_package_of_the_digits_lacks_is_named(tmp_path, monkeypatch):
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("")
+    (tmp_path / "sklearn" / "datasets.py").write_text("import joblib_of_tomorrow.parallel")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("sklearn", "sklearn.datasets"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(RanvierError) as error:
+        data.load("digits")
+    message = str(error.value)
+    assert message.endswith(
+        "needs the package joblib_of_tomorrow, which scikit-learn imports; pip install joblib_of_tomorrow"
+    )
+    for name in ("sklearn", "sklearn.datasets"):
+        sys.modules.pop(name, None)
 
+
+def test_digits_of_the_package(monkeypatch):
     rng = np.random.default_rng(0)
     bunch = SimpleNamespace(images=rng.integers(0, 17, (1797, 8, 8)).astype(float), target=np.arange(1797) % 10)
     monkeypatch.setitem(sys.modules, "sklearn", SimpleNamespace())

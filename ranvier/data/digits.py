@@ -46,14 +46,16 @@ def load(name: str = "digits") -> Splits:
     Raises
     ------
     RanvierError
-        If scikit-learn is not installed.
+        If scikit-learn, or what it needs itself, is not installed.
     """
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-not-found]
     except ImportError as error:
+        lacking = (error.name or "sklearn").partition(".")[0]
+        package = "scikit-learn" if lacking == "sklearn" else lacking
+        needed = f"the package {package}" + ("" if lacking == "sklearn" else ", which scikit-learn imports")
         raise RanvierError(
-            f"data.load: got {name} without its images ({error}); needs the package scikit-learn; "
-            "pip install scikit-learn"
+            f"data.load: got {name} without its images ({error}); needs {needed}; pip install {package}"
         ) from None
     bunch: Any = load_digits()
     encode: dict[str, Callable[..., Dataset]] = {
