@@ -73,7 +73,7 @@ def fetch(
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    reasons = []
+    reasons, wrong = [], False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "ab") as file:
@@ -96,6 +96,7 @@ def fetch(
                         os.replace(part, path)
                         return () if found == md5 else (f"WARNING: {path.name} has MD5 {found}, not {md5}; kept",)
                     file.truncate(0)
+                    wrong = True
                     reasons.append(f"{address}: MD5 {found} in place of {md5}")
                     if not resumed:
                         break  # what was resumed may be of two versions; what was not is what the address has
@@ -106,6 +107,9 @@ def fetch(
         what = "no room" if error.errno == errno.ENOSPC else str(error.strerror or error)
         _refuse(path, f"a file that cannot be written ({what})", "a writable folder with room", "set RANVIER_DATA")
     tried = " | ".join(" ".join(reason.split()) for reason in reasons)
+    if wrong:
+        remedy = f"try again, take it as it is with --force, or get it by hand and put it at {path}"
+        _refuse(path, f"a file of a wrong checksum, thrown away ({tried})", "the published one", remedy)
     _refuse(
         path, f"no file from the network ({tried})", "the file", f"try again, or get it by hand and put it at {path}"
     )

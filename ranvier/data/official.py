@@ -224,7 +224,8 @@ def _open(name: str, part: str, jobs: int | None = None, report: Report | None =
         _missing(name, f"type `ranvier data get {name}`, or put {file.name} at {path}")
     warnings = []
     if key != begin + file.md5:
-        warnings.append(f"WARNING: {file.name} has MD5 {key.removeprefix(begin)}, not {file.md5}")
+        digest = key.removeprefix(begin)
+        warnings.append(f"WARNING: {file.name} has MD5 {digest}, not {file.md5}: not the published file; used as it is")
     say = None if report is None else (lambda done, total: report(f"packing {name} {part}", done, total))
     with _source(name, part, path, key) as source:
         convert(source, packed, key=key, jobs=jobs, progress=say)
