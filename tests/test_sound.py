@@ -519,6 +519,8 @@ def test_speech_set_with_a_program_that_hums(tmp_path, monkeypatch, capsys):
     program.write_text(f'#!/bin/sh\n/bin/cat "{tmp_path}/hum.wav" > "$8"\n')
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     assert main([str(tmp_path / "a.h5"), "--digits", "1", "--takes", "2", "--encoder", "mel", "--jobs", "2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "5/48" and lines[-1] == "48/48" and len(lines) == 10, "no terminal: a line for each tenth"
     train, _ = hdf5.read(tmp_path / "a_train.h5")
     test, _ = hdf5.read(tmp_path / "a_test.h5")
     assert train.n_channels == test.n_channels == 128

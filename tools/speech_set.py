@@ -143,9 +143,12 @@ def speak(program: str, folder: Path, line: dict) -> None:
 
 
 def show(finished: int, total: int, name: str) -> None:
-    """A line that is written over."""
-    end = "\n" if finished == total else ""
-    print(f"\r{finished}/{total} {name:<30}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+    """On a terminal a line that is written over; elsewhere one for each tenth."""
+    if sys.stderr.isatty():
+        end = "\n" if finished == total else ""
+        print(f"\r{finished}/{total} {name:<30}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+    elif 10 * finished // total > 10 * (finished - 1) // total:
+        print(f"{finished}/{total}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
