@@ -3,9 +3,10 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <climits>
 #include <cstdint>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 namespace ranvier {
@@ -24,9 +25,10 @@ class Cublas {
  public:
   static constexpr size_t kWorkspace = size_t(32) << 20;  // bytes; what cuBLAS asks for on the GPUs from 90 on
 
-  // The one of this process; it stays. `works` tells whether there is one.
+  // The one of this process; it stays, since threads may still compute while the process ends. `works` tells whether
+  // there is one.
   static Cublas& get() {
-    static Cublas cublas;
+    static Cublas& cublas = *new Cublas;
     return cublas;
   }
   bool works() const { return multiply_ != nullptr; }
@@ -54,17 +56,22 @@ class Cublas {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
 
-    // out (m, n) = a (m, k) b (k, n), or that added to it, for each of a batch. Whether cuBLAS took it.
-    bool multiply(Numbers numbers, int64_t m, int64_t n, int64_t k, Rows a, Rows b, bool add, float* out,
-                  int64_t out_batch, int64_t batches) {
+    // out (m, n) = a (m, k) b (k, n), or that added to it, for each of a batch.
+    cudaError_t multiply(Numbers numbers, int64_t m, int64_t n, int64_t k, Rows a, Rows b, bool add, float* out,
+                         int64_t out_batch, int64_t batches) {
+      // it takes memory of its own when it starts, and finds none where JAX took all
+      if (!handle_) return cudaErrorMemoryAllocation;
+      if (std::max({m, n, k, a.row, b.row, batches}) > INT_MAX) return cudaErrorInvalidValue;
       // cuBLAS has columns one after another: to it, every matrix here is the other way round.
       constexpr int kAsIs = 0, kTurned = 1, kFloat = 0, kBf16 = 14, kExact = 68, kFastTf32 = 77, kDefault = -1;
       const float one = 1, old = add ? 1 : 0;
       const int type = numbers == Numbers::kBfloat16 ? kBf16 : kFloat;
-      return ready_ && cublas_.multiply_(handle_, b.turned ? kTurned : kAsIs, a.turned ? kTurned : kAsIs, int(n),
-                                         int(m), int(k), &one, b.data, type, int(b.row), b.batch, a.data, type,
-                                         int(a.row), a.batch, &old, out, kFloat, int(n), out_batch, int(batches),
-                                         numbers == Numbers::kTf32 ? kFastTf32 : kExact, kDefault) == 0;
+      const bool taken =
+          ready_ && cublas_.multiply_(handle_, b.turned ? kTurned : kAsIs, a.turned ? kTurned : kAsIs, int(n), int(m),
+                                      int(k), &one, b.data, type, int(b.row), b.batch, a.data, type, int(a.row),
+                                      a.batch, &old, out, kFloat, int(n), out_batch, int(batches),
+                                      numbers == Numbers::kTf32 ? kFastTf32 : kExact, kDefault) == 0;
+      return taken ? cudaSuccess : cudaErrorUnknown;
     }
 
    private:

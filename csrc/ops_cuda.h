@@ -1,6 +1,5 @@
-// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu, ops_densify_cuda.cu,
-// ops_dense_cuda.cu), for the FFI handlers
-// (ops_ffi_cuda.cc).
+// Launchers of the kernels of ranvier.ops on the GPU (ops_cuda.cu, ops_densify_cuda.cu, ops_dense_cuda.cu), for the FFI
+// handlers (ops_ffi_cuda.cc).
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -38,7 +37,8 @@ cudaError_t ops_spikes(const SpikesCall<A>& call, cudaStream_t stream);
 template <class A, class O>
 cudaError_t ops_densify(const DensifyCall<A, O>& call, cudaStream_t stream);
 
-// By dense products (ops_dense_cuda.cu); whether there is a cuBLAS for them.
+// By dense products (ops_dense_cuda.cu), of calls with no size of 0; whether there is a cuBLAS for them. Scratch memory
+// begins at 256 bytes, as cuBLAS wants it.
 bool ops_dense_works();
 size_t ops_dense_gather_scratch(const DenseCall& call);
 size_t ops_dense_scatter_scratch(const DenseCall& call);

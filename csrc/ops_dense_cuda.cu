@@ -7,7 +7,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
-#include <cstring>
+#include <type_traits>
 
 #include "cublas_cuda.h"
 #include "ops_cuda.h"
@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kThreads = 256, kMostParts = 3;
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
+constexpr int64_t kMostGroups = int64_t(1) << 15;  // of a piece: not all kernels of cuBLAS take more than 65,535
 
 // Numbers as `parts` of 16 bits, each what the ones before it left, rounded.
 struct PartsCall {
@@ -76,11 +77,17 @@ struct Piece {
   int64_t every() const { return groups * lists; }
 };
 
+// Groups and lists of a piece; the last ones may have less.
+int64_t groups_of(const DenseCall& call) {
+  return std::min(std::clamp<int64_t>(call.piece / call.size.r, 1, kMostGroups), call.size.q);
+}
+int64_t lists_of(const DenseCall& call) { return std::min(call.piece, call.size.r); }
+
 // Calls work(piece) for one after the other, for as long as it says that all went well.
 template <class Work>
 cudaError_t in_pieces(const DenseCall& call, Work&& work) {
   const OpsSizes& z = call.size;
-  const int64_t groups = std::max<int64_t>(call.piece / z.r, 1), lists = std::min(call.piece, z.r);
+  const int64_t groups = groups_of(call), lists = lists_of(call);
   for (int64_t q = 0; q < z.q; q += groups)
     for (int64_t r = 0; r < z.r; r += lists) {
       const Piece piece{q, std::min(groups, z.q - q), r, std::min(lists, z.r - r)};
@@ -101,7 +108,7 @@ enum class Product { kGather, kScatter, kDots };
 
 size_t arrange(const DenseCall& call, Product product, void* scratch, Room& room) {
   const OpsSizes& z = call.size;
-  const int64_t lists = std::min(call.piece, z.r) * std::min(std::max<int64_t>(call.piece / z.r, 1), z.q);
+  const int64_t lists = groups_of(call) * lists_of(call);
   Layout layout{static_cast<char*>(scratch)};
   char *workspace = nullptr, *rows = nullptr;
   layout.take(workspace, Cublas::kWorkspace);
@@ -155,8 +162,6 @@ Rows part_of_matrix(const DenseCall& call, const Piece& piece, int64_t k) {
   return {static_cast<const char*>(call.matrix) + (k * z.q + piece.group) * size * bytes, call.row, size, true};
 }
 
-cudaError_t said(bool taken) { return taken ? cudaSuccess : cudaErrorUnknown; }
-
 }  // namespace
 
 bool ops_dense_works() { return Cublas::get().works(); }
@@ -184,11 +189,11 @@ cudaError_t ops_dense_gather(const DenseCall& call, void* scratch, cudaStream_t 
     const int64_t row = row_of(call, z.n);
     const Rows rows{room.rows, row, piece.lists * row, false};
     float* const out = call.out + piece.begin(z) * z.c;
-    bool taken = true;
-    for (int64_t k = call.parts - 1; k >= 0; --k)
-      taken = taken && cublas.multiply(numbers_of(call), piece.lists, z.c, z.n, rows, part_of_matrix(call, piece, k),
-                                       k < call.parts - 1, out, piece.lists * z.c, piece.groups);
-    return said(taken);
+    cudaError_t error = cudaSuccess;
+    for (int64_t k = call.parts - 1; k >= 0 && error == cudaSuccess; --k)
+      error = cublas.multiply(numbers_of(call), piece.lists, z.c, z.n, rows, part_of_matrix(call, piece, k),
+                              k < call.parts - 1, out, piece.lists * z.c, piece.groups);
+    return error;
   });
 }
 
@@ -203,11 +208,11 @@ cudaError_t ops_dense_scatter(const DenseCall& call, void* scratch, cudaStream_t
     const int64_t row = row_of(call, z.n);
     const Rows rows{room.rows, row, piece.lists * row, true};
     float* const out = call.out + piece.group * z.n * z.c;
-    bool taken = true;
-    for (int k = parts_of(call) - 1; k >= 0; --k)
-      taken = taken && cublas.multiply(numbers_of(call), z.n, z.c, piece.lists, rows, part_of_g(call, piece, room, k),
-                                       piece.first > 0 || k < parts_of(call) - 1, out, z.n * z.c, piece.groups);
-    return said(taken);
+    cudaError_t error = cudaSuccess;
+    for (int k = parts_of(call) - 1; k >= 0 && error == cudaSuccess; --k)
+      error = cublas.multiply(numbers_of(call), z.n, z.c, piece.lists, rows, part_of_g(call, piece, room, k),
+                              piece.first > 0 || k < parts_of(call) - 1, out, z.n * z.c, piece.groups);
+    return error;
   });
 }
 
@@ -219,16 +224,16 @@ cudaError_t ops_dense_dots(const DenseCall& call, void* scratch, cudaStream_t st
   const int64_t most = std::max<int64_t>(parts_of(call), call.parts);
   return in_pieces(call, [&](const Piece& piece) {
     if (const cudaError_t error = split_g(call, piece, room, stream); error != cudaSuccess) return error;
-    bool taken = true, add = false;
+    bool add = false;
     for (int64_t size = most - 1; size >= 0; --size)
       for (int64_t k = 0; k <= size; ++k) {
         if (k >= parts_of(call) || size - k >= call.parts) continue;
-        taken = taken && cublas.multiply(numbers_of(call), piece.lists, z.n, z.c, part_of_g(call, piece, room, int(k)),
-                                         part_of_matrix(call, piece, size - k), add, room.every, piece.lists * z.n,
-                                         piece.groups);
+        const cudaError_t error =
+            cublas.multiply(numbers_of(call), piece.lists, z.n, z.c, part_of_g(call, piece, room, int(k)),
+                            part_of_matrix(call, piece, size - k), add, room.every, piece.lists * z.n, piece.groups);
+        if (error != cudaSuccess) return error;
         add = true;
       }
-    if (!taken) return said(false);
     const int64_t begin = piece.begin(z);
     return launch(pick, piece.every() * z.s, stream, static_cast<const float*>(room.every), z.n, call.ids + begin * z.s,
                   call.count + begin, z, piece.every(), call.out + begin * z.s);

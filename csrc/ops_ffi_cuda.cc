@@ -86,9 +86,11 @@ ffi::Error dots(cudaStream_t stream, ffi::ScratchAllocator, ffi::Dictionary attr
 
 // A dense product of a call that is bound, or was `wrong`.
 ffi::Error dense(const char* name, const DenseCall& call, const ffi::Error& wrong, ffi::ScratchAllocator& memory,
-                 cudaStream_t stream, size_t (*size)(const DenseCall&),
+                 ffi::RemainingRets& results, cudaStream_t stream, size_t (*size)(const DenseCall&),
                  cudaError_t (*work)(const DenseCall&, void*, cudaStream_t)) {
   if (wrong.failure()) return wrong;
+  const OpsSizes& z = call.size;
+  if (std::min({z.q, z.r, z.s, z.n, z.c}) == 0) return zeros(results, stream);
   if (!ops_dense_works())
     return ffi::Error::Internal(
         "spike_matmul: found no libcublas.so.13 or .12; a dense product needs it; install "
@@ -101,14 +103,14 @@ ffi::Error dense_gather(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::
                         ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   DenseCall c{};
   const auto wrong = bind_dense_gather<M>(c, attributes, arguments, results);
-  return dense("dense_gather", c, wrong, memory, stream, ops_dense_gather_scratch, ops_dense_gather);
+  return dense("dense_gather", c, wrong, memory, results, stream, ops_dense_gather_scratch, ops_dense_gather);
 }
 
 ffi::Error dense_scatter(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Dictionary attributes,
                          ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   DenseCall c{};
   const auto wrong = bind_dense_scatter(c, attributes, arguments, results);
-  return dense("dense_scatter", c, wrong, memory, stream, ops_dense_scatter_scratch, ops_dense_scatter);
+  return dense("dense_scatter", c, wrong, memory, results, stream, ops_dense_scatter_scratch, ops_dense_scatter);
 }
 
 template <class M>
@@ -116,7 +118,7 @@ ffi::Error dense_dots(cudaStream_t stream, ffi::ScratchAllocator memory, ffi::Di
                       ffi::RemainingArgs arguments, ffi::RemainingRets results) {
   DenseCall c{};
   const auto wrong = bind_dense_dots<M>(c, attributes, arguments, results);
-  return dense("dense_dots", c, wrong, memory, stream, ops_dense_dots_scratch, ops_dense_dots);
+  return dense("dense_dots", c, wrong, memory, results, stream, ops_dense_dots_scratch, ops_dense_dots);
 }
 
 template <class A, class O>
