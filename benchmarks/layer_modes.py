@@ -109,13 +109,13 @@ def picks(shape, capacity, activity, precision):
 
 
 def rows(text, activity, precisions, turns, pool):
-    steps, batch, inputs, neurons, *words = text.split(",")
-    shape = tuple(map(int, (steps, batch, inputs, neurons)))
-    given = operands(*shape, words == ["rec"], activity)
+    *words, recurrent = text.split(",") if text.endswith(",rec") else (*text.split(","), "")
+    steps, batch, inputs, neurons = shape = tuple(map(int, words))
+    given = operands(steps, batch, inputs, neurons, recurrent == "rec", activity)
     every = [(p, name, mode) for p in precisions for name in PASSES for mode in MODES]
     compiled = pool.map(lambda x: program(x[1], x[2], x[0], activity, given), every)
     programs = dict(zip(every, compiled, strict=True))
-    fired = float(jnp.mean(programs[precisions[0], "forward", "sparse"][0](*given)[0].n_spikes)) / shape[3]
+    fired = float(jnp.mean(programs[precisions[0], "forward", "sparse"][0](*given)[0].n_spikes)) / neurons
     for precision in precisions:
         chosen = picks(shape, given[0].ids.shape[-1], activity, precision)
         for name in PASSES:
