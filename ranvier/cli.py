@@ -278,7 +278,7 @@ def _load_data(config: Config):
     from ranvier import data
 
     # The division of a file is fixed: runs that differ in their seed are measured on the same samples.
-    splits = data.load(config.data, test=config.test_data, split=config.split, n_channels=config.n_channels)
+    splits = data_cli.load(config.data, test=config.test_data, split=config.split, n_channels=config.n_channels)
     limits = {"train": config.limit_train, "validation": config.limit_validation, "test": config.limit_test}
     for part, limit in limits.items():
         dataset = getattr(splits, part)

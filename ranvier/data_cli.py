@@ -34,6 +34,28 @@ def main(arguments: Sequence[str]) -> int:
     return command(**options)
 
 
+def load(name: str, **options):
+    """`data.load`, and what takes long is said on standard error.
+
+    Parameters
+    ----------
+    name : str
+    **options : of `data.load`
+
+    Returns
+    -------
+    Splits
+
+    Raises
+    ------
+    RanvierError : as `data.load`
+    """
+    from ranvier import data
+
+    with _Progress() as progress:
+        return data.load(name, say=_say, report=progress, **options)
+
+
 def _parse(arguments: list[str]) -> tuple[Any, dict[str, Any]]:
     import tyro
 
@@ -141,7 +163,6 @@ def _list() -> int:
 
 
 def _info(name: str, test_data: str | None, n_channels: int | None) -> int:
-    from ranvier import data
     from ranvier.data import official
     from ranvier.data.catalog import FACTS
 
@@ -162,7 +183,7 @@ def _info(name: str, test_data: str | None, n_channels: int | None) -> int:
             _fact("classes", str(facts.n_classes))
             _say(f"{name} is not here: ranvier data get {name}")
             return 0
-    splits = data.load(name, test=test_data, n_channels=n_channels)
+    splits = load(name, test=test_data, n_channels=n_channels)
     parts = {part: getattr(splits, part) for part in ("train", "validation", "test")}
     _table(parts)
     for group, indices in splits.test_groups.items():
@@ -226,6 +247,8 @@ def _check(path: str, n_channels: int | None, sensor: str | None) -> int:
         import tempfile
 
         source = source_of(file, n_channels=n_channels, sensor=_sensor(sensor))
+        if source.encoder:
+            _say(f"{file}: {len(source.pieces)} sounds are encoded by {source.encoder}; nothing is kept")
         with tempfile.TemporaryDirectory() as folder, _Progress() as progress:
             packed = Path(folder) / f"checked{store.ENDING}"
             convert(source, packed, progress=lambda done, total: progress(f"reading {file.name}", done, total))
@@ -245,7 +268,6 @@ def _check(path: str, n_channels: int | None, sensor: str | None) -> int:
 
 
 def _check_name(name: str) -> int:
-    from ranvier import data
     from ranvier.data import official
     from ranvier.data.catalog import FACTS
     from ranvier.data.convert import checksum
@@ -257,7 +279,7 @@ def _check_name(name: str) -> int:
             print(f"{path.name:20}MD5 {digest}{', as published' if digest == known else ''}")
             if digest != known:
                 warnings.append(f"WARNING: {path.name} has MD5 {digest}, not {known}")
-    splits = data.load(name)
+    splits = load(name)
     parts = {part: getattr(splits, part) for part in ("train", "validation", "test")}
     _table(parts)
     if name not in official.NAMES:
@@ -327,11 +349,10 @@ def _is_sound(path: Path) -> bool:
 
 
 def _show(name: str, sample: int, part: str, out: str | None, n_channels: int | None) -> int:
-    from ranvier import data
     from ranvier.data_plots import summary
     from ranvier.plots import save_figure
 
-    dataset = getattr(data.load(name, n_channels=n_channels), part)
+    dataset = getattr(load(name, n_channels=n_channels), part)
     stem = Path(name).name.split(".")[0]
     print(save_figure(summary(dataset, sample), out or f"{stem}-{part}-{sample}.png"))
     return 0
@@ -377,7 +398,11 @@ class _Progress:
         self.bars, self.tasks, self.said, self.began = None, {}, set(), time.monotonic()
 
     def __enter__(self):
-        if self.console.is_terminal:
+        return self
+
+    def _drawn(self):
+        """The bars, on the screen from the first call on: most calls have nothing to show."""
+        if self.bars is None:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (
@@ -388,17 +413,18 @@ class _Progress:
             )
             self.bars = Progress(*columns, console=self.console, transient=True, expand=True)
             self.bars.start()
-        return self
+        return self.bars
 
     def __exit__(self, *_):
         if self.bars is not None:
             self.bars.stop()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        if self.bars is not None:
+        if self.console.is_terminal:
+            bars = self._drawn()
             if what not in self.tasks:
-                self.tasks[what] = self.bars.add_task(what, total=total)
-            self.bars.update(self.tasks[what], completed=done, total=total)
+                self.tasks[what] = bars.add_task(what, total=total)
+            bars.update(self.tasks[what], completed=done, total=total)
         elif done == total and what not in self.said:
             self.said.add(what)
             _say(f"{what}: done after {time.monotonic() - self.began:.1f} s")

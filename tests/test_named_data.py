@@ -1,6 +1,7 @@
 """Data sets by name: published ones from small stand-ins of their files, digits, delays; divisions; the commands."""
 
 import gzip
+import io
 import os
 import re
 import sys
@@ -13,9 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ranvier import data
+from ranvier import data, data_cli
 from ranvier.cli import main
-from ranvier.data import catalog, convert, delays, digits, hdf5_writer, images, official, store
+from ranvier.data import catalog, convert, delays, digits, hdf5_writer, images, official, sources, store
 from ranvier.data.dataset import Dataset, Splits
 from ranvier.data.sound import encode_folder
 from ranvier.data.splits import by_speaker, check_apart, check_same, fingerprints, record, shared
@@ -433,6 +434,44 @@ def test_sounds_are_loaded_as_they_are_converted(folder, tmp_path, monkeypatch):
     manifest.write_text("path,label\nsounds/none.wav,a\n")
     with pytest.raises(RanvierError, match=r"none\.wav: got no such file; needs a sound file; correct m\.csv"):
         data.load(manifest)
+
+
+def test_what_takes_long_is_said(folder, tmp_path, capsys, monkeypatch):
+    noises(tmp_path / "sounds", 3)
+    words = (tmp_path / "sounds", "--n-channels", "4")
+    code, out, err = run(capsys, "info", *words)
+    first, last = err.splitlines()
+    by = "the cochlea model with 4 channels and seed 0"
+    assert code == 0 and first.startswith(f"{tmp_path / 'sounds'}: 6 sounds are encoded once, by {by}, and kept in ")
+    (kept,) = (folder / "paths").iterdir()
+    assert f" {kept}; ranvier data convert has other encoders" in first
+    assert re.fullmatch(r"encoding sounds: done after [0-9.]+ s", last)
+    assert run(capsys, "info", *words) == (0, out, ""), "once"
+    code, _, err = run(capsys, "check", *words)
+    assert code == 0 and "6 sounds are encoded by the cochlea model" in err and "nothing is kept" in err
+    # Recordings only if it takes long.
+    event_files.nmnist_folder(tmp_path / "few", 2)
+    assert run(capsys, "info", tmp_path / "few")[::2] == (0, "")
+    event_files.nmnist_folder(tmp_path / "many", 30)
+    monkeypatch.setattr(sources, "SLOW_S", 0.0)
+    code, _, err = run(capsys, "show", tmp_path / "many", "--out", tmp_path / "a.png")
+    told = rf"{tmp_path}/many: packed once, and kept in {folder}/paths/many-\w+\.events"
+    assert code == 0 and re.fullmatch(rf"{told}\npacking many: done after .* s\n", err)
+    run(capsys, "info", tmp_path / "sounds", "--n-channels", "5")
+    assert all(path.name.endswith(".events") for path in (folder / "paths").iterdir())
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch):
+    from rich.console import Console
+
+    with data_cli._Progress() as progress:
+        screen = io.StringIO()
+        progress.console = Console(file=screen, force_terminal=True, width=120)
+        assert screen.getvalue() == ""
+        progress("encoding a", 0, 4)
+        progress("encoding a", 1, 4)
+        progress.bars.refresh()
+    assert "encoding a" in screen.getvalue() and " 25 %" in screen.getvalue()
 
 
 @pytest.mark.parametrize("out", ["s.h5", "s.events"])

@@ -47,6 +47,8 @@ class Source:
     pieces : list of functions that return a Piece
     sensor : (polarities, height, width), optional
     notes : tuple of str
+    encoder : str
+        Of sounds: what makes events of them, which takes long.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Source:
     pieces: list[Callable[[], Piece]] = field(repr=False)
     sensor: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
+    encoder: str = ""
 
 
 def key_of(source: Source) -> str:
@@ -314,7 +317,8 @@ def _sounds(path: Path, name: str, n_channels: int) -> Source:
         return piece.labelled([keys.index(sound.label)], who)
 
     pieces = [partial(encode, sound) for sound in sounds]
-    return Source(name, f"cochlea {VERSION}", _digest(facts), n_channels, keys, pieces)
+    by = f"the cochlea model with {n_channels} channels and seed 0"
+    return Source(name, f"cochlea {VERSION}", _digest(facts), n_channels, keys, pieces, encoder=by)
 
 
 def _records(path: Path, name: str, sensor: tuple[int, int] | None) -> Source:

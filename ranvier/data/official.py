@@ -68,7 +68,7 @@ def get(name: str, *, force: bool = False, jobs: int | None = None, report: Repo
     return tuple(dict.fromkeys(notes))
 
 
-def load(name: str, *, split: str = "sample", seed: int = 0) -> Splits:
+def load(name: str, *, split: str = "sample", seed: int = 0, report: Report | None = None) -> Splits:
     """A published data set that is here.
 
     Parameters
@@ -80,6 +80,8 @@ def load(name: str, *, split: str = "sample", seed: int = 0) -> Splits:
         (stratified by class) or "speaker" (whole speakers or users).
     seed : int
         Of that division.
+    report : function of what is done, how much of it, and how much there is, optional
+        Called while a file is packed, which is done once.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def load(name: str, *, split: str = "sample", seed: int = 0) -> Splits:
     """
     parts, notes = {}, ()
     for part in _parts(name):
-        parts[part], said = _open(name, part)
+        parts[part], said = _open(name, part, report=report)
         notes += said
     index = {part: np.arange(len(dataset)) for part, dataset in parts.items()}
     if "validation" not in parts:

@@ -1,6 +1,7 @@
 """`load`: a data set by its name or from a path, divided into train, validation and test."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,8 @@ _SOURCES: dict[str, Callable[[], Splits]] = {
     **{name: partial(digits.load, name) for name in ("digits", "digits-rate", "digits-rows", "digits-permuted")},
 }
 SPLITS = ("sample", "speaker")
+SLOW_S = 1.5  # recordings that are packed sooner are packed without a word
+Say = Callable[[str], None]
 
 
 def names() -> tuple[str, ...]:
@@ -39,6 +42,8 @@ def load(
     split: str = "sample",
     seed: int = 0,
     n_channels: int | None = None,
+    say: Say | None = None,
+    report: official.Report | None = None,
 ) -> Splits:
     """Data set by name, or from recordings in a known format.
 
@@ -60,6 +65,10 @@ def load(
     n_channels : int, optional
         Number of input channels of an HDF5 file, by default what it says of itself, or those to make of sounds; where
         nothing says it those of the training samples, else 700.
+    say : function of a line, optional
+        Called before something that takes long and is done once.
+    report : function of what is done, how much of it, and how much there is, optional
+        Called while it is done, from one thread at a time.
 
     Returns
     -------
@@ -81,7 +90,7 @@ def load(
                 "needs a test file only beside a file; leave test out"
             )
         if name in official.NAMES:
-            return official.load(name, split=split, seed=seed)
+            return official.load(name, split=split, seed=seed, report=report)
         if split != "sample":
             raise RanvierError(
                 f"data.load: got split {split} for {name}, whose parts are fixed; needs split sample; leave it out"
@@ -93,7 +102,7 @@ def load(
             f"data.load: got {str(name_or_path)!r}, neither a known name nor a file; "
             f"needs one of {', '.join(names())} or the path of recordings; check the spelling or the path"
         )
-    first, notes = _read(path, n_channels, hdf5.N_CHANNELS)
+    first, notes = _read(path, n_channels, hdf5.N_CHANNELS, say, report)
     if test is None:
         parts = _divide(first, (0.6, 0.2, 0.2), split, seed)
         train, validation, held_out = (first.subset(part) for part in parts)
@@ -105,7 +114,7 @@ def load(
                 f"data.load: got {str(path)!r} as training and as test file; "
                 "needs two files; leave test out to divide one"
             )
-        held_out, test_notes = _read(test_path, n_channels, first.n_channels)
+        held_out, test_notes = _read(test_path, n_channels, first.n_channels, say, report)
         notes += test_notes
         if held_out.n_channels != first.n_channels:
             raise RanvierError(
@@ -121,7 +130,9 @@ def load(
     return Splits(train, validation, held_out, groups, notes, index)
 
 
-def _read(path: Path, n_channels: int | None, otherwise: int) -> tuple[Dataset, tuple[str, ...]]:
+def _read(
+    path: Path, n_channels: int | None, otherwise: int, say: Say | None, report: official.Report | None
+) -> tuple[Dataset, tuple[str, ...]]:
     if path.name.endswith(convert.HDF5_ENDINGS) or not path.exists():
         return hdf5.read(path, n_channels=n_channels, otherwise=otherwise)
     if path.name.endswith(store.ENDING):
@@ -130,8 +141,35 @@ def _read(path: Path, n_channels: int | None, otherwise: int) -> tuple[Dataset, 
     key = convert.key_of(source)
     packed = cache.folder() / "paths" / f"{path.name}-{key[:16]}{store.ENDING}"
     if not packed.is_file():
-        convert.convert(source, packed, key=key)
+        convert.convert(source, packed, key=key, progress=_told(path, source, packed, say, report))
     return store.read(packed)
+
+
+def _told(
+    path: Path, source: convert.Source, packed: Path, say: Say | None, report: official.Report | None
+) -> convert.Progress:
+    """What tells of a conversion: of sounds from the start, of recordings once it turns out to be slow."""
+    began, told = time.monotonic(), False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        slow = time.monotonic() - began > SLOW_S and done < total
+        if not told and (source.encoder or slow):
+            told = True
+            if say is not None:
+                say(line)
+        if told and report is not None:
+            report(f"{'encoding' if source.encoder else 'packing'} {path.name}", done, total)
+
+    if source.encoder:
+        line = (
+            f"{path}: {len(source.pieces)} sounds are encoded once, by {source.encoder}, and kept in {packed}; "
+            "ranvier data convert has other encoders"
+        )
+        progress(0, len(source.pieces))
+    else:
+        line = f"{path}: packed once, and kept in {packed}"
+    return progress
 
 
 def _divide(dataset: Dataset, shares: tuple[float, ...], split: str, seed: int) -> list[np.ndarray]:
