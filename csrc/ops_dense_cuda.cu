@@ -114,7 +114,7 @@ size_t arrange(const DenseCall& call, Product product, void* scratch, Room& room
   layout.take(workspace, Cublas::kWorkspace);
   if (product != Product::kDots) layout.take(rows, lists * row_of(call, z.n) * (call.halves() ? 2 : 4));
   if (product != Product::kGather && call.halves()) layout.take(room.parts, parts_of(call) * lists * row_of(call, z.c));
-  if (product == Product::kDots) layout.take(room.every, lists * row_of(call, z.n));
+  if (product == Product::kDots) layout.take(room.every, lists * z.n);
   room.workspace = workspace, room.rows = rows;
   return layout.used;
 }

@@ -56,7 +56,7 @@ def _piece(list_bytes, dense_bytes, count):
 
 
 def _bytes(word):
-    return 2 if word in ("bfloat16", "split") else 4
+    return 2 if products.halves(word) else 4
 
 
 def _bytes_of_parts(word):

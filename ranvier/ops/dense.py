@@ -80,7 +80,7 @@ def _row_bytes(values, n_rows, word):
 
 
 def _row_type(values, word):
-    return jnp.dtype(jnp.bfloat16 if word in ("bfloat16", "split") else values.dtype)
+    return jnp.dtype(jnp.bfloat16 if products.halves(word) else values.dtype)
 
 
 def _by_word(by, word, values, ids, count, n_rows, ways):

@@ -54,9 +54,14 @@ def _padded(x, shape):
     return x if x.shape == tuple(shape) else jnp.pad(x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)])
 
 
+def halves(word):
+    """Whether the word's products take numbers of 16 bits."""
+    return word in ("bfloat16", "split")
+
+
 def parts(x, word):
     """What `x` is the sum of, in the numbers that the word's products take."""
-    if word in ("float32", "tf32"):
+    if not halves(word):
         return [x.astype(jnp.float32)]
     return _parts(x, 1 if word == "bfloat16" else _PARTS[str(x.dtype)])
 
