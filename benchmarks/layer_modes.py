@@ -91,7 +91,7 @@ def in_turns(runs, turns):
     for mode, run in runs.items():
         row_of_calls(run, 1)
         first[mode] = row_of_calls(run, 1)
-    calls = max(1, min(20, round(40 / min(first.values()))))
+    calls = max(1, min(20, round(20 / min(first.values()))))
     times = {mode: [] for mode in runs}
     for _ in range(turns):
         for mode, run in runs.items():
