@@ -10,7 +10,7 @@ from ranvier import kernels
 from ranvier.binding import vary_alike
 from ranvier.ops import lowering, pieces, products
 
-# A piece has at least so many lists, since each reads all of the matrix, and this part of the bytes of what is dense
+# A piece has at least so many lists (of many columns), since each reads all of the matrix, and this part of the bytes of what is dense
 # anyway: the currents, or their derivative.
 LISTS, PART = 4096, 4
 
@@ -24,20 +24,20 @@ def gather(values, ids, count, matrix, word):
     n_rows, columns = matrix.shape[1:]
     # what a product sums over comes one after another, as tensor cores read it
     operands = vary_alike([values, ids, count, _operand(jnp.swapaxes(matrix, 1, 2), word)])
-    piece = _piece(_bytes(word) * n_rows, 4 * columns, count)
+    piece = _piece(_bytes(word) * n_rows, columns, count)
     how = {"word": products.WORDS.index(word), "piece": piece}
     return _gather.bind(*operands, n_rows=n_rows, columns=columns, **how)[0]
 
 
 def scatter(values, ids, count, g, n_rows, word):
     operands = vary_alike([values, ids, count, g])
-    piece = _piece(_bytes(word) * n_rows + _bytes_of_parts(word) * g.shape[2], 4 * g.shape[2], count)
+    piece = _piece(_bytes(word) * n_rows + _bytes_of_parts(word) * g.shape[2], g.shape[2], count)
     return _scatter.bind(*operands, n_rows=n_rows, word=products.WORDS.index(word), piece=piece)[0]
 
 
 def dots(ids, count, matrix, g, word):
     operands = vary_alike([ids, count, _operand(matrix, word), g])
-    piece = _piece(4 * matrix.shape[1] + _bytes_of_parts(word) * g.shape[2], 4 * g.shape[2], count)
+    piece = _piece(4 * matrix.shape[1] + _bytes_of_parts(word) * g.shape[2], g.shape[2], count)
     return _dots.bind(*operands, word=products.WORDS.index(word), piece=piece)[0]
 
 
@@ -49,10 +49,11 @@ def _operand(matrix, word):
     return jnp.pad(x, [(0, 0)] * 3 + [(0, -x.shape[3] % multiple)])
 
 
-def _piece(list_bytes, dense_bytes, count):
-    """Lists of a piece, each with so many bytes between list and result, and in what is dense anyway."""
-    total = max(pieces.PIECE, count.size * dense_bytes // PART)
-    return max(total // list_bytes, LISTS)
+def _piece(list_bytes, columns, count):
+    """Lists of a piece, each with so many bytes between list and result."""
+    total = max(pieces.PIECE, count.size * 4 * columns // PART)
+    # with few columns the rows of few lists are as large as the matrix
+    return max(total // list_bytes, min(LISTS, pieces.MATRICES * columns))
 
 
 def _bytes(word):
