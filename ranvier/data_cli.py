@@ -158,7 +158,7 @@ def _list() -> int:
 
     for name in data.names():
         here = name not in official.NAMES or official.is_here(name)
-        print(f"{name:17}{FACTS[name].title}{'' if here else f'; not here: ranvier data get {name}'}")
+        print(f"{name:17}{FACTS[name].title}{'' if here else f'; not here: ranvier data {_way(name)} {name}'}")
     return 0
 
 
@@ -178,10 +178,13 @@ def _info(name: str, test_data: str | None, n_channels: int | None) -> int:
             _fact("file", f"{path}  MD5 {file.md5}  {'here' if path.is_file() else 'not here'}")
         if name in official.NAMES and not official.is_here(name):
             known = "  ".join(f"{part} {n}" for part, n in facts.samples.items())
-            _fact("samples", known or "not known")
-            _fact("channels", str(facts.n_channels))
+            _fact("samples", known)
+            sensor = "" if facts.sensor is None else "  2 polarities of {} x {} pixels".format(*facts.sensor)
+            _fact("channels", f"{facts.n_channels}{sensor}")
             _fact("classes", str(facts.n_classes))
-            _say(f"{name} is not here: ranvier data get {name}")
+            by_hand = [f for f in facts.files.values() if not f.addresses]
+            first = f"get {by_hand[0].name} from {facts.page}, put it at the place above, then " if by_hand else ""
+            _say(f"{name} is not here: {first}ranvier data get {name}")
             return 0
     splits = load(name, test=test_data, n_channels=n_channels)
     parts = {part: getattr(splits, part) for part in ("train", "validation", "test")}
@@ -370,14 +373,21 @@ def _sensor(text: str | None) -> tuple[int, int] | None:
 def _table(parts: dict) -> None:
     import numpy as np
 
-    print(f"{'':12}{'samples':>9}{'events':>12}{'events a sample':>30}{'last event':>13}")
+    print(f"{'':12}{'samples':>9}{'events':>12}{'events a sample, median (range)':>34}{'last event':>13}")
     for part, dataset in parts.items():
         counts = np.diff(dataset.offsets)
         spread = f"{np.median(counts):.0f} ({counts.min()} to {counts.max()})" if len(counts) else "-"
-        print(f"{part:12}{len(dataset):9}{len(dataset.times):12}{spread:>30}{dataset.latest:10.1f} ms")
+        print(f"{part:12}{len(dataset):9}{len(dataset.times):12}{spread:>34}{dataset.latest:10.1f} ms")
     first = next(iter(parts.values()))
     print(f"{'channels':12}{first.n_channels:9}")
     print(f"{'classes':12}{first.n_classes:9}  {', '.join(first.class_names)}")
+
+
+def _way(name: str) -> str:
+    """The command that says how a data set comes here."""
+    from ranvier.data.catalog import FACTS
+
+    return "get" if all(file.addresses for file in FACTS[name].files.values()) else "info"
 
 
 def _fact(name: str, value: str) -> None:

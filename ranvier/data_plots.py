@@ -9,7 +9,8 @@ from ranvier.data.dataset import Dataset
 from ranvier.errors import RanvierError
 from ranvier.plots import BLUE, GREY, ORANGE, STYLE
 
-BINS = 100
+BINS, COUNT_BINS = 100, 60
+LEAST_WIDTH = 3  # events on each side
 MOST_DOTS = 50_000  # of a raster: more are not seen apart
 MOST_EVENTS = 20_000_000  # of the histograms over all samples: more take long and change nothing that is seen
 
@@ -42,6 +43,7 @@ def summary(dataset: Dataset, sample: int = 0):
         raster = figure.add_subplot(grid[0, 0])
         beside = figure.add_subplot(grid[0, 1], sharey=raster)
         below = figure.add_subplot(grid[1, 0], sharex=raster)
+        _draw_legend(figure.add_subplot(grid[1, 1]))
         label = f"class {dataset.class_names[dataset.labels[sample]]}"
         who = "" if dataset.speaker is None else f", speaker {dataset.speaker[sample]}"
         _draw_raster(raster, times, channels, f"{dataset.name}: sample {sample}, {label}{who}")
@@ -76,17 +78,16 @@ def _draw_raster(axis, times: np.ndarray, channels: np.ndarray, title: str) -> N
 
 
 def _draw_channels(axis, dataset: Dataset, channels: np.ndarray) -> None:
-    edges = np.linspace(0, dataset.n_channels, min(BINS, dataset.n_channels) + 1)
+    edges, width = _bins(0, dataset.n_channels - 1, BINS)
     some, n = _some(dataset)
-    for values, n_samples, colour, label in ((some[1], n, GREY, "mean of all"), (channels, 1, BLUE, "this sample")):
-        axis.stairs(
-            np.histogram(values, edges)[0] / n_samples, edges, orientation="horizontal", color=colour, baseline=None
-        )
-        axis.plot([], [], color=colour, label=label)
-    axis.set_title("by channel")
+    for values, n_samples, colour in ((some[1], n, GREY), (channels, 1, BLUE)):
+        counts = np.histogram(values, edges)[0] / n_samples
+        axis.stairs(counts, edges, orientation="horizontal", color=colour, baseline=None)
+    axis.set_title("by channel" + (f", bins of {width}" if width > 1 else ""))
     axis.set_xlabel("events")
-    axis.set_ylim(0, dataset.n_channels)
-    axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2))  # below, where nothing is
+    axis.set_xlim(left=0)
+    axis.set_ylim(-0.5, dataset.n_channels - 0.5)
+    _count(axis.yaxis)
 
 
 def _draw_times(axis, dataset: Dataset, times: np.ndarray) -> None:
@@ -94,10 +95,18 @@ def _draw_times(axis, dataset: Dataset, times: np.ndarray) -> None:
     some, n = _some(dataset)
     for values, n_samples, colour in ((some[0], n, GREY), (times, 1, BLUE)):
         axis.stairs(np.histogram(values, edges)[0] / n_samples, edges, color=colour, baseline=None)
-    axis.set_title("by time")
+    axis.set_title(f"by time, bins of {edges[1]:.3g} ms")
     axis.set_xlabel("time (ms)")
     axis.set_ylabel("events")
-    axis.set_xlim(0, edges[-1])
+    axis.set_xlim(0, 1.02 * edges[-1])  # the last dots whole
+    axis.set_ylim(bottom=0)
+
+
+def _draw_legend(axis) -> None:
+    for colour, label in ((GREY, "mean of all"), (BLUE, "this sample")):
+        axis.plot([], [], color=colour, label=label)
+    axis.axis("off")
+    axis.legend(loc="center left")
 
 
 def _draw_classes(axis, dataset: Dataset) -> None:
@@ -112,22 +121,30 @@ def _draw_classes(axis, dataset: Dataset) -> None:
     turned = dataset.n_classes > 12 or max(map(len, names), default=0) > 7
     axis.set_xticks(place, names, rotation=60 if turned else 0, ha="right" if turned else "center")
     axis.grid(False, axis="x")
+    _count(axis.yaxis)
     other = axis.twinx()
-    other.plot(place, mean, "o", color=ORANGE)
+    other.plot(place[n > 0], mean[n > 0], "o", color=ORANGE)
     other.set_ylim(0, 1.15 * max(float(mean.max(initial=0.0)), 1e-9))
     other.set_ylabel("events a sample (dots)", color=ORANGE)
     other.grid(False)
+    _count(other.yaxis)
 
 
 def _draw_counts(axis, dataset: Dataset, here: int) -> None:
     counts = np.diff(dataset.offsets)
-    axis.hist(counts, bins=min(60, max(1, int(counts.max()) + 1 - int(counts.min()))), color=GREY)
+    edges, _ = _bins(int(counts.min()), int(counts.max()), COUNT_BINS)
+    axis.hist(counts, bins=edges, color=GREY)
+    # Where all have the same number, one bar is not the whole width.
+    margin = max(LEAST_WIDTH, 0.02 * (edges[-1] - edges[0]))
+    axis.set_xlim(edges[0] - margin, edges[-1] + margin)
     axis.axvline(here, color=BLUE, lw=1.5, label="this sample")
     axis.margins(y=0.2)
     axis.set_title("events a sample")
     axis.set_xlabel("events")
     axis.set_ylabel("samples")
     axis.legend(loc="best")
+    _count(axis.xaxis)
+    _count(axis.yaxis)
 
 
 def _draw_text(axis, dataset: Dataset) -> None:
@@ -137,10 +154,12 @@ def _draw_text(axis, dataset: Dataset) -> None:
         "events": f"{len(dataset.times):,}",
         "channels": f"{dataset.n_channels:,}",
         "classes": f"{dataset.n_classes}",
-        "speakers": "-" if dataset.speaker is None else f"{len(np.unique(dataset.speaker))}",
-        "events a sample": f"{np.median(counts):,.0f} ({counts.min():,} to {counts.max():,})",
+        "events a sample": " to ".join(f"{k:,}" for k in sorted({counts.min(), counts.max()})),
+        "median of them": f"{np.median(counts):,.0f}",
         "last event": f"{dataset.latest:,.1f} ms",
     }
+    if dataset.speaker is not None:
+        facts["speakers"] = f"{len(np.unique(dataset.speaker))}"
     axis.axis("off")
     for line, (name, value) in enumerate(facts.items()):
         axis.text(0.02, 0.92 - 0.13 * line, name, transform=axis.transAxes, color=GREY)
@@ -157,6 +176,20 @@ def _draw_camera(axis, sensor: tuple[int, int, int], channels: np.ndarray) -> No
     axis.set_xlabel("x")
     axis.set_ylabel("y")
     axis.grid(False)
+
+
+def _bins(first: int, last: int, most: int) -> tuple[np.ndarray, int]:
+    """Edges of at most `most` bins around the whole numbers from `first` to `last`, and how many are in one."""
+    width = -(-(last - first + 1) // most)
+    n = -(-(last - first + 1) // width)
+    return first - 0.5 + width * np.arange(n + 1), width
+
+
+def _count(axis) -> None:
+    """No marks between whole numbers, and not so many that they touch."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _some(dataset: Dataset) -> tuple[tuple[np.ndarray, np.ndarray], int]:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ranvier import data, data_cli
+from ranvier import data, data_cli, data_plots
 from ranvier.cli import main
 from ranvier.data import catalog, convert, delays, digits, hdf5_writer, images, official, sources, store
 from ranvier.data.dataset import Dataset, Splits
@@ -324,6 +324,9 @@ def run(capsys, *words) -> tuple[int, str, str]:
 
 def test_list_and_info(folder, capsys):
     _, listed, _ = run(capsys, "list")
+    assert listed.endswith("not here: ranvier data info dvs-gesture\n"), "nobody can get it from the network"
+    code, out, err = run(capsys, "info", "dvs-gesture")
+    assert "32768  2 polarities of 128 x 128 pixels" in out and "get DvsGesture.tar.gz from https://" in err
     assert run(capsys)[1] == listed and "shd" in listed and "ranvier data get shd" in listed
     code, out, err = run(capsys, "info", "shd")
     assert code == 0 and "MD5 d47c9825dee33347913e8ce0f2be08b0  not here" in out and "ranvier data get shd" in err
@@ -500,6 +503,31 @@ def test_show(folder, tmp_path, capsys, monkeypatch, name):
     assert code == 0 and (tmp_path / out.strip()).read_bytes().startswith(b"\x89PNG")
     code, _, err = run(capsys, "show", name, "--sample", "100000", "--out", tmp_path / "a.png")
     assert code == 2 and "got sample 100000" in err
+
+
+def test_a_picture_of_few_channels():
+    """Every dot is inside, channels and counts have marks at whole numbers alone, histograms begin at 0."""
+    dataset = data.load("delays").test
+    figure = data_plots.summary(dataset, 3)
+    axes = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    raster, beside = axes[f"delays: sample 3, class pattern {dataset.labels[3]}"], axes["by channel"]
+    figure.canvas.draw()
+    assert raster.get_ylim() == (-0.5, 7.5) and raster.get_xlim()[1] > dataset.latest
+    assert raster.collections[0].get_offsets().shape == (8, 2)
+    assert beside.get_xlim()[0] == 0 and axes["by time, bins of 0.502 ms"].get_ylim()[0] == 0
+    counts = axes["events a sample"]
+    assert counts.get_xlim() == (4.5, 11.5) and [bar.get_width() for bar in counts.patches] == [1.0]
+    for marks in (raster.get_yticks(), counts.get_xticks(), counts.get_yticks(), axes["by class"].get_yticks()):
+        assert 2 <= len(marks) <= 8 and np.array_equal(marks, np.round(marks))
+
+
+def test_a_picture_without_events_and_with_wide_bins():
+    whole = spoken(12, seed=1)
+    for part in (whole, replace(whole, times=whole.times[:0], channels=whole.channels[:0], offsets=np.zeros(13, int))):
+        titles = {axis.get_title(loc="left") for axis in data_plots.summary(part, 5).axes}
+        assert {"by channel, bins of 7", "by class", "events a sample"} <= titles
+    edges, width = data_plots._bins(3, 1000, 60)
+    assert width == 17 and edges[0] == 2.5 and edges[-2] < 1000 < edges[-1] and len(edges) <= 61
 
 
 # Kept with a run

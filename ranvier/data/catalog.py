@@ -73,7 +73,7 @@ _CRAMER = (
 
 def _digits(title: str, n_channels: int) -> Facts:
     return Facts(
-        title=f"{title}; needs scikit-learn",
+        title=f"Handwritten digits of 8 x 8 pixels, {title}; needs scikit-learn",
         reference="Alpaydin, Kaynak (1998), Optical recognition of handwritten digits, UCI machine learning repository",
         licence="CC BY 4.0",
         n_channels=n_channels,
@@ -86,13 +86,13 @@ FACTS: dict[str, Facts] = {
     "speech": Facts(
         title="Spoken digits of 12 synthetic voices, English and German; comes with the package",
         reference="its data card, ranvier/data/speech/README.md",
-        licence="free to use, see the data card",
+        licence="Apache-2.0, as the package",
         n_channels=700,
         n_classes=20,
         samples={"train": 400, "validation": 200, "test": 360},
     ),
     "yinyang": Facts(
-        title="Points in a disc of three regions, one event a coordinate; made when it is loaded",
+        title="Points in a disc of three regions, four events each: x, y, 1 - x, 1 - y; made when it is loaded",
         reference="Kriener, Goeltz, Petrovici (2021), The Yin-Yang dataset, doi 10.1145/3517343.3517380",
         licence="MIT",
         n_channels=4,
@@ -107,10 +107,10 @@ FACTS: dict[str, Facts] = {
         n_classes=10,
         samples={"train": 2000, "validation": 500, "test": 1000},
     ),
-    "digits": _digits("Handwritten digits of 8 x 8 pixels, one event a pixel, the earlier the brighter", 64),
-    "digits-rate": _digits("The same digits, Poisson events, the more the brighter", 64),
-    "digits-rows": _digits("The same digits, row after row, a channel a column", 8),
-    "digits-permuted": _digits("The same digits, row after row, their pixels in one random order", 8),
+    "digits": _digits("one event a pixel that is not black, the earlier the brighter", 64),
+    "digits-rate": _digits("Poisson events, the more the brighter", 64),
+    "digits-rows": _digits("row after row, a channel a column", 8),
+    "digits-permuted": _digits("row after row, their pixels in one random order", 8),
     "shd": Facts(
         title="Spiking Heidelberg Digits: spoken digits, English and German, 12 speakers",
         reference=_CRAMER,
