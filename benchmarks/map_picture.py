@@ -11,7 +11,7 @@ NAMES = {"gather": "forward", "scatter": "matrix gradient", "dots": "spike gradi
 LINES = {"plain float32": "solid", "plain tf32": "dashed", "plain bfloat16": "dotted"}
 # rows and columns, batch, activity of the square sizes that figures of the published kernels exist for
 PUBLISHED = ((1024, 1024, 0.02), (4096, 256, 0.01), (8192, 32, 0.01), (8192, 256, 0.01))
-OTHERS = ("brainevent", "SparseSpikes")
+OTHERS = ("brainevent",)
 LIMIT = 5
 
 
