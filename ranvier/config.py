@@ -146,6 +146,8 @@ class Config:
     the counts of spiking outputs."""
     readout_interval: int = 1
     """Readout step-linear: steps from one vote to the next [count]."""
+    count_scale: float = 0.1
+    """Readout spike-sum: what a spike of an output adds to the logit of its class [1]."""
     output_tau: float = 20.0
     """Time constant of the leaky readouts [ms]."""
 
@@ -305,6 +307,8 @@ class Config:
                 raise _refusal(name, getattr(self, name), f"at most the threshold, which is {self.threshold:g}")
         if self.readout != "step-linear" and self.readout_interval != 1:
             raise _refusal("readout_interval", self.readout_interval, "readout step-linear")
+        if self.readout != "spike-sum" and self.count_scale != Config.count_scale:
+            raise _refusal("count_scale", self.count_scale, "readout spike-sum")
 
     def _validate_space(self) -> None:
         from ranvier.space import parse
@@ -453,7 +457,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("downsample", "input_capacity", "readout_interval", "pieces"), _count),
     **dict.fromkeys(("alpha", "initial_activity"), (lambda x: 0 < x < 1, "a fraction in (0, 1)")),
-    **dict.fromkeys(("gain", "initial_std", "surrogate_scale"), _positive),
+    **dict.fromkeys(("gain", "initial_std", "surrogate_scale", "count_scale"), _positive),
     "warmup_epochs": _not_negative,
     **dict.fromkeys(("position_sigma", "tau_mem", "tau_syn", "adex_tau_w", "output_tau"), _positive_ms),
     **dict.fromkeys(("dt", "duration", "max_delay"), _positive_ms),
@@ -488,7 +492,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         "sizes depth alpha gain near_threshold near_schedule near_start max_activity sampled lost_weight "
         "input_capacity bias lsuv initial_std initial_activity surrogate surrogate_scale mode pieces "
-        "readout_interval".split(),
+        "readout_interval count_scale".split(),
         ("deep",),
     ),
 }

@@ -198,8 +198,8 @@ class DeepNetwork:
         lists = [x[0] if len(x) == 1 else SpikeVector.concatenate(x) for x in sent]
         spikes = lists[-1]
         if self.integrator is None:
-            counts = jnp.sum(spikes.to_dense(), axis=0)
-            logits, step_logits = counts, counts[None]
+            logits = config.count_scale * jnp.sum(spikes.to_dense(), axis=0)
+            step_logits = logits[None]
         else:
             step_logits = self._integrated(config, spikes, active[-1])
             logits = votes(step_logits)

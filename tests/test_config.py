@@ -61,6 +61,7 @@ OTHER = {
     "adex_z0": 0.0,
     "readout": "first-spike",
     "readout_interval": 5,
+    "count_scale": 0.5,
     "output_tau": 1e-3,
     "weight_scale_in": 1200.0,
     "initial_rate_hz": 20.0,
@@ -116,6 +117,7 @@ NEEDS = {
     "match": {"net": "inf"},
     **{name: STEP_LINEAR for name, models in USED_BY.items() if models == ("deep",)},
     "model": {"readout": "step-linear"},
+    "count_scale": {**STEP_LINEAR, "readout": "spike-sum"},
     "max_activity": {**STEP_LINEAR, "sizes": "64,32,16"},
 }
 
@@ -136,7 +138,7 @@ def test_toml_round_trip(name, tmp_path):
 
 @pytest.mark.parametrize("model", ["space", "deep"])
 def test_toml_round_trip_of_all_at_once(tmp_path, model):
-    apart = ("match", "overwrite", "depth")
+    apart = ("match", "overwrite", "depth", "count_scale")
     together = {k: v for k, v in OTHER.items() if k not in apart and model in USED_BY.get(k, (model,))}
     if model == "deep":
         together |= {"readout": "step-linear", "sizes": "64,32,16", "precision": "tf32"}
@@ -286,6 +288,7 @@ BAD_DEEP = [
     ("pieces", 0),
     ("readout", "count"),
     ("readout_interval", 0),
+    ("count_scale", 0.0),
     ("net", "inf"),
     ("tau_mem", 4.0),
     ("delay_lr_scale", 1.0),
@@ -340,6 +343,7 @@ def test_bad_spec(spec):
         {"model": "deep"},
         {"model": "deep", "readout": "step-linear", "sizes": "64,32", "depth": 3},
         {"model": "deep", "readout": "spike-sum", "readout_interval": 2},
+        {"model": "deep", "count_scale": 0.5},
     ],
 )
 def test_options_that_contradict_each_other(options):

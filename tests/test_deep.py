@@ -77,7 +77,7 @@ def dense_logits(network, config, raster):
             steps.append(u @ network.w_out)
     steps = jnp.stack(steps)
     every = config.readout_interval
-    return jnp.sum(steps, 0)[None] if network.integrator is None else steps[every - 1 :: every]
+    return config.count_scale * jnp.sum(steps, 0)[None] if network.integrator is None else steps[every - 1 :: every]
 
 
 def dense_loss(network, config, raster):
@@ -92,7 +92,15 @@ def dense_loss(network, config, raster):
     "options",
     [
         {"mode": "dense", "recurrent": True, "readout_interval": 3, "pieces": 2},
-        {"readout": "spike-sum", "sizes": "8", "bias": False, "surrogate": "arctan", "alpha": 0.8, "gain": 8.0},
+        {
+            "readout": "spike-sum",
+            "count_scale": 0.3,
+            "sizes": "8",
+            "bias": False,
+            "surrogate": "arctan",
+            "alpha": 0.8,
+            "gain": 8.0,
+        },
     ],
 )
 def test_with_room_for_all_the_gradient_is_that_of_a_dense_network(options, x64):

@@ -10,8 +10,8 @@ from ranvier import kernels
 from ranvier.binding import vary_alike
 from ranvier.ops import lowering, pieces, products
 
-# A piece has at least so many lists (of many columns), since each reads all of the matrix, and this part of the bytes of what is dense
-# anyway: the currents, or their derivative.
+# Where there are many columns, a piece has at least so many lists, since each reads all of the matrix; and it has this
+# part of the bytes of what is dense anyway: the currents, or their derivative.
 LISTS, PART = 4096, 4
 
 
