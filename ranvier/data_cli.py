@@ -319,6 +319,10 @@ def _convert_sound(path: Path, target: Path, n_channels: int | None, encoder: st
         raise RanvierError(
             f"data convert: got {target.name}; needs a name in {ENDING}, {', '.join(HDF5_ENDINGS)}; correct it"
         )
+    if encoder == "mel" and n_channels is not None and n_channels % 2:
+        raise RanvierError(
+            f"data convert: got {n_channels} channels for mel, which has two a filter; needs an even number; correct it"
+        )
     packs = target.name.endswith(ENDING)
     written = target.with_name(f"{target.name.removesuffix(ENDING)}.encoded.h5") if packs else target
     # A mel filter has a channel for rising and one for falling sound.

@@ -492,6 +492,9 @@ def test_convert_sounds(folder, tmp_path, capsys, out):
     assert not list(tmp_path.glob("[!.]*encoded*"))
     code, _, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / "s.txt")
     assert code == 2 and "needs a name in .events, .h5" in err
+    words = ("--encoder", "mel", "--n-channels", "33")
+    code, _, err = run(capsys, "convert", tmp_path / "sounds", tmp_path / out, *words)
+    assert code == 2 and "got 33 channels for mel, which has two a filter; needs an even number" in err
 
 
 @pytest.mark.parametrize("name", ["recordings", "delays"])
