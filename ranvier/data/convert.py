@@ -130,7 +130,9 @@ def source_of(
         return _sounds(path, name, n_channels or hdf5.N_CHANNELS)
     if path.is_dir() or (path.is_file() and path.suffix == ".zip"):
         return _records(path, name, sensor)
-    _refuse(path, "no recordings" if path.exists() else "no such file", "a known format", "see ranvier data convert -h")
+    if not path.exists():
+        _refuse(path, "no such file", "recordings, or a folder of them", "check the path")
+    _refuse(path, "no recordings", "a known format", "see ranvier data convert -h")
 
 
 def recordings(files: Sequence[Path], name: str, sensor: tuple[int, int] | None = None) -> Source:
