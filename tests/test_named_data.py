@@ -144,6 +144,16 @@ def test_gestures_from_their_archive(folder):
     ]
 
 
+def test_an_archive_that_reaches_outside_is_refused(folder):
+    (folder / "dvs-gesture").mkdir(parents=True)
+    (folder / "trials").write_text("nothing")
+    with tarfile.open(folder / "dvs-gesture" / "DvsGesture.tar.gz", "w:gz") as archive:
+        archive.add(folder / "trials", "../../outside")
+    with pytest.raises(RanvierError, match=r"DvsGesture\.tar\.gz.*outside"):
+        data.load("dvs-gesture")
+    assert not (folder / "outside").exists()
+
+
 @pytest.mark.parametrize("name", ["ssc_train.h5.zip", "shd_train.h5.gz", "DvsGesture.tar.gz", "Train.zip"])
 def test_a_broken_archive_is_named(folder, name):
     (which,) = [n for n in official.NAMES if any(f.name == name for f in catalog.FACTS[n].files.values())]
