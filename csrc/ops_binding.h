@@ -1,5 +1,5 @@
-// The signature of the handlers of ranvier.ops, the same on the CPU and on the GPU: buffers fill a call. Every size
-// is read from a shape.
+// The signature of the handlers of ranvier.ops, the same on the CPU and on the GPU: buffers fill a call. Sizes are
+// read from shapes, but for the attributes of the dense products.
 #pragma once
 #include "binding.h"
 #include "ops_call.h"
@@ -69,7 +69,8 @@ ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::Rema
   return r.error();
 }
 
-// Attributes of the dense products: the kind of the numbers, and how many lists are computed at a time.
+// Attributes of the dense products: the kind of the numbers, and how many lists are computed at a time; of gather, too,
+// how many rows the matrix has, whose rows may be longer.
 inline void bind_dense(Reader& r, DenseCall& call) {
   call.word = static_cast<DenseWord>(r.attribute<int64_t>("word"));
   call.piece = std::max<int64_t>(r.attribute<int64_t>("piece"), 1);

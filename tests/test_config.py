@@ -343,7 +343,7 @@ def test_bad_spec(spec):
         {"model": "deep"},
         {"model": "deep", "readout": "step-linear", "sizes": "64,32", "depth": 3},
         {"model": "deep", "readout": "spike-sum", "readout_interval": 2},
-        {"model": "deep", "count_scale": 0.5},
+        {"model": "deep", "readout": "step-linear", "count_scale": 0.5},
     ],
 )
 def test_options_that_contradict_each_other(options):

@@ -1,6 +1,7 @@
 """Products of lists computed sparsely and by dense products: the same numbers, and the choice between them."""
 
 import json
+import math
 from functools import partial
 
 import jax
@@ -321,6 +322,15 @@ def test_the_choice_is_that_of_the_sizes_after_vmap(given_costs):
     many = np.stack([state] * 8)
     assert not has_dense_product(jax.jit(of).lower(state).as_text())
     assert has_dense_product(jax.jit(jax.vmap(of)).lower(many).as_text())
+
+
+def test_what_comes_from_far_away():
+    """A matrix that a cache does not hold, or the lists' sums that a matrix gradient reads."""
+    large = math.ceil(costs.CACHE)
+    for many, term, other in (({"n": large}, "far", "spread"), ({"lists": large}, "spread", "far")):
+        size = costs.sizes(**({"lists": 1, "slots": 1, "n": 1, "columns": 1, "fraction": 1.0} | many))
+        # a quarter of numbers of four bytes fits
+        assert size[term] == pytest.approx(0.75 * size["entries"]) and size[other] == 0
 
 
 def test_the_shipped_costs_are_whole():
