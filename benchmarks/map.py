@@ -186,6 +186,7 @@ def main():
     add = parser.add_argument
     add("--out", default="map.json")
     add("--plot", nargs="+", metavar="FILE")
+    add("--steady", action="store_true", help="leave timings out that a higher activity of the same size contradicts")
     add("--fit", nargs="+", metavar="FILE")
     add("--ship", action="store_true", help="write the costs to where the package has them")
     add("--figure", default="docs/figures/map.png")
@@ -201,9 +202,12 @@ def main():
     if options.fit:
         show_fit(options.fit, options.ship)
     elif options.plot:
-        from benchmarks.map_picture import draw, losses, table
+        from benchmarks.map_picture import draw, losses, steady, table
 
         about, rows = read(options.plot)
+        if options.steady:
+            every, rows = len(rows), steady(rows)
+            print(f"{every - len(rows)} timings of sparse left out: disturbed")
         shown = [x for x in rows if x["n"] == x["columns"] and x["n"] in options.sizes and x["lists"] in options.batch]
         draw(shown, options.figure, f"Sparse against dense products, {about['device']}, float32")
         print("\n".join([*losses(rows), "", *table(rows, options.sizes, options.batch, options.activity)]))
