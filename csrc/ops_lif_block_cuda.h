@@ -82,6 +82,7 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
     if (walks) {
       fetch(steps - t0 - kSteps, next);
       arrived<1>();
+      uint32_t drawn[kOwn] = {};  // bit u: in the step u
       if constexpr (kSampled) {
         if (lane < kSteps && lane < steps - t0) {
           uint2* const of = votes + (part * kSteps + lane) * words + warp * kOwn;
@@ -90,6 +91,15 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
           for (int k = 0; k < kOwn; ++k)
             if (there[k])
               of[k].y = drawn_bits(int2{int(window.x), int(window.y)}, int32_t(z.n), (warp * kOwn + k) * kWarp);
+        }
+        __syncwarp();
+        // before the votes come to where the windows were
+        RANVIER_UNROLL
+        for (int u = 0; u < kSteps; ++u) {
+          if (u >= steps - t0) break;
+          RANVIER_UNROLL
+          for (int k = 0; k < kOwn; ++k)
+            if (there[k]) drawn[k] |= (votes[(part * kSteps + u) * words + warp * kOwn + k].y >> lane & 1) << u;
         }
         __syncwarp();
       }
@@ -108,7 +118,7 @@ static __global__ void __launch_bounds__(kBlockThreads, sizeof(A) == 4 ? 2 : 1) 
         for (int k = 0; k < kOwn; ++k) {
           v[k] = neuron[k].decay * kept[k] + neuron[k].scale * input[u][k];
           const bool fires = v[k] > neuron[k].threshold;
-          const bool nears = nearly_fires(neuron[k], v[k], kSampled && there[k] && vote[k].y >> lane & 1);
+          const bool nears = nearly_fires(neuron[k], v[k], kSampled && drawn[k] >> u & 1);
           const uint32_t fire = __ballot_sync(kAll, fires), close = __ballot_sync(kAll, nears);
           if (here[k]) number[k * kWarp] = v[k] - neuron[k].threshold;
           if (lane == 0 && there[k]) vote[k] = uint2{fire, close};
