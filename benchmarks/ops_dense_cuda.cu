@@ -43,11 +43,12 @@ constexpr float kLargest = std::numeric_limits<float>::max();
 bool halves(DenseWord word) { return word == DenseWord::kBfloat16 || word == DenseWord::kSplit; }
 
 // The operators, as numbers.
-constexpr const char* kOperators[] = {"gather", "scatter", "dots"};
+constexpr int kAsItIs = 3;  // gather of a matrix that is not turned; its results are those of the other one
+constexpr const char* kOperators[] = {"gather", "scatter", "dots", "gather as it is"};
 constexpr size_t (*kScratch[])(const DenseCall&) = {ops_dense_gather_scratch, ops_dense_scatter_scratch,
-                                                    ops_dense_dots_scratch};
+                                                    ops_dense_dots_scratch, ops_dense_gather_scratch};
 constexpr cudaError_t (*kWork[])(const DenseCall&, void*, cudaStream_t) = {ops_dense_gather, ops_dense_scatter,
-                                                                           ops_dense_dots};
+                                                                           ops_dense_dots, ops_dense_gather};
 
 // Checks
 // ---------------------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ struct Problem {
   std::vector<float> values, g;
   std::vector<int32_t> ids, count;
   std::vector<char> matrices[2];  // of gather, of dots
-  int64_t rows[2];
+  int64_t rows[2], high;          // of dots as many as calls take
   Result results[3];
 
   Problem(OpsSizes sizes, DenseWord word, Kind kind, int64_t parts, uint64_t seed)
@@ -202,13 +203,16 @@ struct Problem {
     return s < count[list] && id >= 0 && id < z.n;
   }
 
-  // The matrix in the parts, the order and the width that calls have it in; what it is padded with is no number.
+  // The matrix in the parts, the order, the width and the height that calls have it in, padded with zeros. Floats have
+  // no number there: nothing reads it.
   void lay_out(const std::vector<float>& matrix) {
     for (int dots = 0; dots < 2; ++dots) {
-      const int64_t high = dots ? z.n : z.c, wide = dots ? z.c : z.n, multiple = halves(word) ? 8 : 4;
+      const int64_t multiple = halves(word) ? 8 : 4, high = dots ? halves(word) ? whole(z.n, 8) : z.n : z.c;
+      const int64_t wide = dots ? z.c : z.n;
+      if (dots) this->high = high;
       const int64_t row = rows[dots] = (wide + multiple - 1) / multiple * multiple, bytes = halves(word) ? 2 : 4;
       auto& out = matrices[dots];
-      out.assign(parts * z.q * high * row * bytes, char(0xff));
+      out.assign(parts * z.q * high * row * bytes, char(halves(word) ? 0 : 0xff));
       for (int64_t q = 0; q < z.q; ++q)
         for (int64_t i = 0; i < z.n; ++i)
           for (int64_t j = 0; j < z.c; ++j) {
@@ -292,8 +296,8 @@ struct Operands {
     DenseCall c{};
     c.size = p.z, c.word = p.word, c.piece = piece, c.parts = p.parts, c.ids = ids.at, c.count = count.at, c.out = out;
     if (k != 2) c.values = values.at;
-    if (k != 0) c.g = g.at;
-    if (k != 1) c.matrix = k ? of_dots.at : of_gather.at, c.row = p.rows[k / 2];
+    if (k % kAsItIs) c.g = g.at;
+    if (k != 1) c.matrix = k ? of_dots.at : of_gather.at, c.row = p.rows[k > 0], c.high = p.high, c.turned = k == 0;
     return c;
   }
   bool unchanged(const Problem& p) const {
@@ -306,9 +310,9 @@ struct Operands {
 };
 
 void check_piece(const Problem& p, const Operands& operands, int64_t piece, cudaStream_t stream) {
-  for (int k = 0; k < 3; ++k) {
+  for (int k = 0; k <= kAsItIs; ++k) {
     const std::string what = std::string(kOperators[k]) + " " + p.name + " piece " + std::to_string(piece);
-    Guarded<float> out(p.results[k].is.size());
+    Guarded<float> out(p.results[k % kAsItIs].is.size());
     const DenseCall call = operands.call(p, k, piece, out.at);
     Guarded<char> scratch(kScratch[k](call));
     std::vector<float> got[2];
@@ -318,7 +322,7 @@ void check_piece(const Problem& p, const Operands& operands, int64_t piece, cuda
       check(cudaStreamSynchronize(stream));
       got[turn] = out.read();
     }
-    compare(what, p, k, got[0]);
+    compare(what, p, k % kAsItIs, got[0]);
     if (std::memcmp(got[0].data(), got[1].data(), out.size * sizeof(float)))
       refuse(what, "other bits when called again");
     if (!out.whole()) refuse(what, "wrote outside of the result");
@@ -434,19 +438,20 @@ void time_layer(int64_t lists, int64_t n, int64_t c) {
   const Device<float> g(numbers), out(std::max({lists * c, n * c, lists * slots}));
   for (const DenseWord word : kWords) {
     const int64_t parts = word == DenseWord::kSplit ? kMostParts : 1, multiple = halves(word) ? 8 : 4;
-    for (int k = 0; k < 3; ++k) {
-      const int64_t row = whole(k == 2 ? c : n, multiple), high = k == 2 ? n : c;
+    for (int k = 0; k <= kAsItIs; ++k) {
+      const int64_t row = whole(k ? c : n, multiple), high = k ? halves(word) ? whole(n, 8) : n : c;
       const Device<Bf16> matrix(halves(word) ? parts * high * row : 0);
       if (halves(word))
         check(launch(split, high * row, nullptr, PartsCall{g.at, matrix.at, high, row, row, int(parts)}));
       DenseCall call{};
-      call.size = z, call.word = word, call.parts = parts, call.row = row, call.ids = d_ids.at;
+      call.size = z, call.word = word, call.parts = parts, call.row = row, call.high = high, call.ids = d_ids.at;
       call.count = k == 2 ? d_listed.at : d_spikes.at, call.out = out.at;
       call.matrix = halves(word) ? static_cast<const void*>(matrix.at) : g.at;
       if (k != 2) call.values = values.at;
-      if (k != 0) call.g = g.at;
+      if (k % kAsItIs) call.g = g.at;
+      call.turned = k == 0;
       for (const int64_t mebibytes : {32, 64, 128, 0}) {
-        call.piece = mebibytes ? std::max<int64_t>((mebibytes << 20) / bytes_of(k, word, z), 1) : lists;
+        call.piece = mebibytes ? std::max<int64_t>((mebibytes << 20) / bytes_of(k % kAsItIs, word, z), 1) : lists;
         if (mebibytes && call.piece >= lists) continue;
         const Device<char> scratch(kScratch[k](call));
         const double us = microseconds([&] { return kWork[k](call, scratch.at, nullptr); });
@@ -454,7 +459,7 @@ void time_layer(int64_t lists, int64_t n, int64_t c) {
                     int(call.piece), us, 2e-6 * double(lists) * double(n) * double(c) / us);
         if (k != 2) {
           Room room{};
-          arrange(call, k ? Product::kScatter : Product::kGather, scratch.at, room);
+          arrange(call, k == 1 ? Product::kScatter : Product::kGather, scratch.at, room);
           const double rows = microseconds([&] {
             return in_pieces(call, [&](const Piece& piece) { return lists_to_rows(call, piece, room, nullptr); });
           });
@@ -481,6 +486,7 @@ int main(int argc, char** argv) {
   check(cudaGetDeviceProperties(&device, 0));
   std::printf("%s\n", device.name);
   if (checks) return check_all();
+  time_layer(256, 4096, 4096);
   time_layer(128000, 700, 1024);
   time_layer(128000, 1024, 512);
   time_layer(128000, 512, 128);

@@ -69,8 +69,8 @@ ffi::Error bind_dots(DotsCall<A, M>& call, ffi::Dictionary attributes, ffi::Rema
   return r.error();
 }
 
-// Attributes of the dense products: the kind of the numbers, and how many lists are computed at a time; of gather, too,
-// how many rows the matrix has, whose rows may be longer.
+// Attributes of the dense products: the kind of the numbers, and how many lists are computed at a time; of gather
+// and dots, too, how many neurons there are: the matrix may have more, of zeros; and of gather whether it is turned.
 inline void bind_dense(Reader& r, DenseCall& call) {
   call.word = static_cast<DenseWord>(r.attribute<int64_t>("word"));
   call.piece = std::max<int64_t>(r.attribute<int64_t>("piece"), 1);
@@ -85,11 +85,12 @@ ffi::Error bind_dense_gather(DenseCall& call, ffi::Dictionary attributes, ffi::R
   const auto matrix = r.shape_of_argument<M>(3, 4, "matrix");
   const auto out = r.shape_of_result<float>(0, 3, "out");
   const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], r.attribute<int64_t>("n_rows"), out[2]};
-  call.parts = matrix[0], call.row = std::max(matrix[3], z.n);
+  call.turned = r.attribute<int64_t>("turned") != 0, call.parts = matrix[0], call.high = std::max(matrix[2], z.n);
+  call.row = std::max(matrix[3], call.turned ? z.n : z.c);
   call.values = r.argument<float>("values", {z.q, z.r, z.s});
   call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
   call.count = r.argument<int32_t>("count", {z.q, z.r});
-  call.matrix = r.argument<M>("matrix", {call.parts, z.q, z.c, call.row});
+  call.matrix = r.argument<M>("matrix", {call.parts, z.q, call.turned ? z.c : call.high, call.row});
   call.out = r.result<float>("out", {z.q, z.r, z.c});
   return r.error();
 }
@@ -117,11 +118,11 @@ ffi::Error bind_dense_dots(DenseCall& call, ffi::Dictionary attributes, ffi::Rem
   const auto list = r.shape_of_argument<int32_t>(0, 3, "ids");
   const auto matrix = r.shape_of_argument<M>(2, 4, "matrix");
   const auto g = r.shape_of_argument<float>(3, 3, "g");
-  const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], matrix[2], g[2]};
-  call.parts = matrix[0], call.row = std::max(matrix[3], z.c);
+  const OpsSizes& z = call.size = {list[0], list[1], list[2], list[0], r.attribute<int64_t>("n_rows"), g[2]};
+  call.parts = matrix[0], call.high = std::max(matrix[2], z.n), call.row = std::max(matrix[3], z.c);
   call.ids = r.argument<int32_t>("ids", {z.q, z.r, z.s});
   call.count = r.argument<int32_t>("count", {z.q, z.r});
-  call.matrix = r.argument<M>("matrix", {call.parts, z.q, z.n, call.row});
+  call.matrix = r.argument<M>("matrix", {call.parts, z.q, call.high, call.row});
   call.g = r.argument<float>("g", {z.q, z.r, z.c});
   call.out = r.result<float>("out", {z.q, z.r, z.s});
   return r.error();

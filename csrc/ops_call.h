@@ -61,10 +61,11 @@ struct DotsCall {
 template <class A, class O>
 struct DensifyCall {
   OpsSizes size;
-  const A* values;       // (Q, R, S)
-  const int32_t* ids;    // (Q, R, S)
-  const int32_t* count;  // (Q, R)
-  O* out;                // (Q, R, N) fully written
+  const A* values;              // (Q, R, S)
+  const int32_t* ids;           // (Q, R, S)
+  const int32_t* count;         // (Q, R)
+  O* out;                       // (Q, R, N) fully written
+  int64_t ids_end = INT64_MAX;  // on the GPU: ids from there on are none, where a row has more numbers than that
 };
 
 // Gather, scatter and dots by dense products of numbers of a kind (ranvier/ops/products.py); every group has a matrix.
@@ -75,11 +76,13 @@ struct DenseCall {
   DenseWord word;
   int64_t piece;         // lists that are computed at a time
   int64_t parts;         // of the matrix, which is their sum; 1 unless the word is split
-  int64_t row;           // from a row of the matrix to the next
+  int64_t row;           // from a row of the matrix to the next; what stands between is 0
+  int64_t high;          // rows of the matrix, those behind N are 0
+  bool turned;           // of gather: the matrix is (C, N)
   const float* values;   // (Q, R, S), not of dots
   const int32_t* ids;    // (Q, R, S)
   const int32_t* count;  // (Q, R)
-  const void* matrix;    // (parts, Q, N, row) of dots, (parts, Q, C, row) of gather: floats, or Bf16
+  const void* matrix;    // (parts, Q, high, row), or turned (parts, Q, C, row): floats, or Bf16
   const float* g;        // (Q, R, C), not of gather
   float* out;            // as those of the other calls, fully written
   // whether products are of numbers of 16 bits

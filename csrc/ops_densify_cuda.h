@@ -30,6 +30,7 @@ static __global__ void __launch_bounds__(kDensifyThreads) densify(DensifyCall<A,
   if (list >= z.q * z.r) return;
   const int64_t first = (warp - list * parts) * kTile;
   const int32_t here = int32_t(z.n - first < kTile ? z.n - first : kTile);
+  const int64_t ids_end = first + here < call.ids_end ? first + here : call.ids_end;
   const int32_t slots = int32_t(z.s);
   // Entries are asked for before it is known how many count.
   int32_t next_id = -1;
@@ -45,7 +46,7 @@ static __global__ void __launch_bounds__(kDensifyThreads) densify(DensifyCall<A,
   for (int32_t s0 = 0; s0 < count; s0 += kWarp) {
     const int64_t id = next_id;
     const A value = next_value;
-    const bool named = s0 + lane < count && id >= first && id < first + here;
+    const bool named = s0 + lane < count && id >= first && id < ids_end;
     if (s0 + kWarp < count) load(s0 + kWarp + lane);
     const int32_t place = named ? int32_t(id - first) : -1 - lane;
     const uint32_t twins = __match_any_sync(kAll, place);

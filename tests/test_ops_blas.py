@@ -31,6 +31,11 @@ def test_operands(dtype):
         np.testing.assert_array_equal(every[..., :C].sum(0), expected)
         # what a part leaves is at most half of its last bit
         assert (np.abs(every[1:]) <= np.abs(every[:-1]) * 2.0**-8).all()
+        missing = blas._missing(N, word)
+        assert missing == (3 if halves else 0)
+        higher = np.asarray(blas._operand(matrix, word, missing), np.float64)
+        np.testing.assert_array_equal(higher[:, :, :N], every)
+        assert higher.shape[2] == N + missing and (higher[:, :, N:] == 0).all()
 
 
 def test_pieces():
@@ -51,7 +56,8 @@ def calls(text):
 
 
 @pytest.mark.parametrize("word", products.WORDS)
-def test_calls(monkeypatch, word):
+@pytest.mark.parametrize("lists", [R, blas.MANY])
+def test_calls(monkeypatch, word, lists):
     """The buffers and attributes that csrc/ops_binding.h asks for."""
     monkeypatch.setattr(kernels, "compiled", lambda name, dtype, platform: platform == "cuda")
     monkeypatch.setattr(kernels, "register", lambda: None)
@@ -64,15 +70,22 @@ def test_calls(monkeypatch, word):
             primitives.dots(ids, count, matrix, g, ways=ways),
         )
 
-    shapes = (((Q, R, S), "float32"), ((Q, R, S), "int32"), ((Q, R), "int32"), ((Q, N, C), "float32"))
-    arguments = [jax.ShapeDtypeStruct(*x) for x in (*shapes, ((Q, R, C), "float32"))]
+    shapes = (((Q, lists, S), "float32"), ((Q, lists, S), "int32"), ((Q, lists), "int32"), ((Q, N, C), "float32"))
+    arguments = [jax.ShapeDtypeStruct(*x) for x in (*shapes, ((Q, lists, C), "float32"))]
     text = jax.jit(three).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     parts, kind = {"bfloat16": (1, "bf16"), "split": (3, "bf16")}.get(word, (1, "f32"))
-    lists = ["2x5x3xf32", "2x5x3xi32", "2x5xi32"]
+    high = 16 if kind == "bf16" else 13
+    turned = word == "tf32" and lists == blas.MANY
+    matrix = f"{parts}x2x6x16x{kind}" if turned else f"{parts}x2x{high}x8x{kind}"
+    of_lists = [f"2x{lists}x3xf32", f"2x{lists}x3xi32", f"2x{lists}xi32"]
     expected = {
-        f"gather_{kind}": ({"n_rows"}, [*lists, f"{parts}x2x6x16x{kind}"], "2x5x6xf32"),
-        "scatter_f32": (set(), [*lists, "2x5x6xf32"], "2x13x6xf32"),
-        f"dots_{kind}": (set(), [*lists[1:], f"{parts}x2x13x8x{kind}", "2x5x6xf32"], "2x5x3xf32"),
+        f"gather_{kind}": ({"n_rows", "turned"}, [*of_lists, matrix], f"2x{lists}x6xf32"),
+        "scatter_f32": (set(), [*of_lists, f"2x{lists}x6xf32"], "2x13x6xf32"),
+        f"dots_{kind}": (
+            {"n_rows"},
+            [*of_lists[1:], f"{parts}x2x{high}x8x{kind}", f"2x{lists}x6xf32"],
+            f"2x{lists}x3xf32",
+        ),
     }
     seen = set()
     for name, given, operands, results in calls(text):
@@ -83,6 +96,6 @@ def test_calls(monkeypatch, word):
         assert (operands, results) == (buffers, [result])
         assert given.keys() == {"word", "piece"} | more
         assert given["word"] == products.WORDS.index(word) and given["piece"] >= 1
-        assert given.get("n_rows", N) == N
+        assert given.get("n_rows", N) == N and given.get("turned", turned) == turned
         seen.add(name)
     assert seen == expected.keys()

@@ -13,6 +13,8 @@ from ranvier.ops import lowering, pieces, products
 # Where there are many columns, a piece has at least so many lists, since each reads all of the matrix; and it has this
 # part of the bytes of what is dense anyway: the currents, or their derivative.
 LISTS, PART = 4096, 4
+# so many lists of a matrix, and it may be turned
+MANY = 2048
 
 
 def usable(sums, platform) -> bool:
@@ -22,10 +24,12 @@ def usable(sums, platform) -> bool:
 
 def gather(values, ids, count, matrix, word):
     n_rows, columns = matrix.shape[1:]
-    # what a product sums over comes one after another, as tensor cores read it
-    operands = vary_alike([values, ids, count, _operand(jnp.swapaxes(matrix, 1, 2), word)])
+    # tensor cores want side by side what they sum over; to turn a matrix takes as long as some lists
+    turned = word == "tf32" and count.shape[1] >= MANY
+    operand = _operand(jnp.swapaxes(matrix, 1, 2), word) if turned else _operand(matrix, word, _missing(n_rows, word))
+    operands = vary_alike([values, ids, count, operand])
     piece = _piece(_bytes(word) * n_rows, columns, count)
-    how = {"word": products.WORDS.index(word), "piece": piece}
+    how = {"word": products.WORDS.index(word), "piece": piece, "turned": int(turned)}
     return _gather.bind(*operands, n_rows=n_rows, columns=columns, **how)[0]
 
 
@@ -36,17 +40,22 @@ def scatter(values, ids, count, g, n_rows, word):
 
 
 def dots(ids, count, matrix, g, word):
-    operands = vary_alike([ids, count, _operand(matrix, word), g])
+    operands = vary_alike([ids, count, _operand(matrix, word, _missing(matrix.shape[1], word)), g])
     piece = _piece(4 * matrix.shape[1] + _bytes_of_parts(word) * g.shape[2], g.shape[2], count)
-    return _dots.bind(*operands, word=products.WORDS.index(word), piece=piece)[0]
+    return _dots.bind(*operands, n_rows=matrix.shape[1], word=products.WORDS.index(word), piece=piece)[0]
 
 
-def _operand(matrix, word):
-    """The matrix as cuBLAS takes it: (parts, Q, N, columns and what makes rows begin at 16 bytes)."""
+def _missing(n_rows, word):
+    """Rows up to a height that products of numbers of 16 bits are fast at."""
+    return -n_rows % 8 if products.halves(word) else 0
+
+
+def _operand(matrix, word, rows=0):
+    """The matrix as cuBLAS takes it: (parts, Q, N and so many rows, columns and what makes rows begin at 16 bytes)."""
     parts = products.parts(matrix, word)
     multiple = 16 // _bytes(word)
     x = jnp.stack(parts) if len(parts) > 1 else parts[0][None]
-    return jnp.pad(x, [(0, 0)] * 3 + [(0, -x.shape[3] % multiple)])
+    return jnp.pad(x, [(0, 0), (0, 0), (0, rows), (0, -x.shape[3] % multiple)])
 
 
 def _piece(list_bytes, columns, count):
@@ -74,11 +83,11 @@ def _primitive(name, shapes, dtype_of, attributes=("word", "piece")):
 
 _gather = _primitive(
     "gather",
-    lambda values, ids, count, matrix, n_rows, columns, word, piece: [
+    lambda values, ids, count, matrix, n_rows, columns, word, piece, turned: [
         ((*count.shape, columns), jnp.dtype(jnp.float32))
     ],
     3,
-    ("word", "piece", "n_rows"),
+    ("word", "piece", "n_rows", "turned"),
 )
 _scatter = _primitive(
     "scatter",
@@ -87,6 +96,7 @@ _scatter = _primitive(
 )
 _dots = _primitive(
     "dots",
-    lambda ids, count, matrix, g, word, piece: [(ids.shape, jnp.dtype(jnp.float32))],
+    lambda ids, count, matrix, g, n_rows, word, piece: [(ids.shape, jnp.dtype(jnp.float32))],
     2,
+    ("word", "piece", "n_rows"),
 )
