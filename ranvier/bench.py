@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ TERMS = {
     ("dots", "sparse"): ("call", "lists", "entries", "far", "columns", "matrix", "slots"),
 }
 DENSE_TERMS = ("call", "product", "rows", "columns", "matrix")
+# lists become rows of numbers, or are read from such
+LIST_TERM = {"gather": "listed", "scatter": "listed", "dots": "slots"}
+# from this activity on a dense product is timed again, as making rows of longer lists takes longer
+LONG = 0.1
 WORDS = {"cpu": ("float32", "bfloat16"), "gpu": ("float32", "split", "tf32", "bfloat16")}
 
 
@@ -57,7 +61,7 @@ class Point:
 
 def grid(quick: bool, platform: str) -> list[Point]:
     """The points that a machine is measured at."""
-    sizes = (256, 1024) if quick else (256, 1024, 4096)
+    sizes = (256, 1024) if quick else (256, 1024, 4096) if platform == "cpu" else (256, 1024, 4096, 8192)
     # one sample, batches, and all steps of a batch at once
     batches = {"cpu": (1, 32, 256, 4096), "gpu": (1, 32, 256, 2048, 32768)}[platform]
     activities = (0.005, 0.05, 0.2) if quick else (0.001, 0.01, 0.03, 0.1, 0.3)
@@ -258,10 +262,11 @@ def measure(
     make: Callable = program,
     made: Operands | None = None,
 ) -> Iterator[dict]:
-    """{point, way, us} of each way at each point, as far as one call takes about `limit` us and all take `seconds`.
+    """{point, way, us, timed_at} of each way at each point, as far as one call takes about `limit` us and all take
+    `seconds`.
 
-    What a dense product costs has nothing to do with the activity, so it is timed at one of them. `make` and `made` are
-    `program` and its `Operands`, unless given.
+    What a dense product costs has little to do with the activity, so it is timed at the first one, and at the first of
+    `LONG` or more: `timed_at`. `make` and `made` are `program` and its `Operands`, unless given.
     """
     cpu = jax.default_backend() == "cpu"
     table, made, started = costs.table("cpu" if cpu else "cuda"), made or Operands(), time.monotonic()
@@ -273,8 +278,7 @@ def measure(
             work = []
             for point, way in itertools.product(some, ways):
                 about: tuple = (point.operator, point.n, point.columns, point.lists, way)
-                if way.split()[-1] not in products.WORDS:
-                    about += (point.activity,)
+                about += (point.activity >= LONG if way.split()[-1] in products.WORDS else point.activity,)
                 known = table[point.operator]
                 expected = costs.microseconds(known.get(way, known["float32"]), point.size())
                 if expected > limit or time.monotonic() > started + seconds:
@@ -292,9 +296,10 @@ def measure(
                 if kept[about] is None:
                     timing = programs[program].result()
                     us = timing.microseconds(made.arrays(point, timing.names), expected)
-                    kept[about] = max(us - empty, 0.5) if timing.loop else us
+                    kept[about] = max(us - empty, 0.5) if timing.loop else us, point.activity
                 done += 1
-                yield {**asdict(point), "way": way, "us": kept[about]}
+                us, timed_at = kept[about]
+                yield {**asdict(point), "way": way, "us": us, "timed_at": timed_at}
             if time.monotonic() > said + 5:
                 said = time.monotonic()
                 say(f"{done} timings, {said - started:.0f} s")
@@ -314,8 +319,8 @@ def fit(rows: list[dict]) -> dict:
     keys = sorted({(row["operator"], row["way"]) for row in rows})
     for operator, way in keys:
         mine = [row for row in rows if (row["operator"], row["way"]) == (operator, way)]
-        terms = TERMS.get((operator, way), DENSE_TERMS)
-        sizes = [_point(row).size() for row in mine]
+        terms = TERMS.get((operator, way), (*DENSE_TERMS, LIST_TERM[operator]))
+        sizes = [replace(_point(row), activity=row.get("timed_at", row["activity"])).size() for row in mine]
         x = np.array([[size[term] for term in terms] for size in sizes])
         us = np.array([row["us"] for row in mine])
         found = _not_negative(x / us[:, None])

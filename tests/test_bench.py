@@ -1,6 +1,7 @@
 """`ranvier bench`: what is measured, and the costs that are fitted to it."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,19 @@ def test_the_fit_finds_the_costs():
     assert even == pytest.approx((23 + 10.48576 + 0.3072) / 209.7152, rel=1e-3)
     table["gather"]["sparse"] = {"call": 1e9}
     assert max(x for _, x in bench.regret(rows, table, "float32")) > 1
+
+
+def test_a_dense_product_costs_what_it_did_where_it_was_timed():
+    rows = []
+    for point in bench.grid(True, "cpu"):
+        timed_at = 0.2 if point.activity >= bench.LONG else 0.005
+        us = costs.microseconds({"product": 1e-5, "listed": 0.05}, replace(point, activity=timed_at).size())
+        rows.append({**asdict(point), "way": "float32", "us": us, "timed_at": timed_at})
+    table = bench.fit(rows)
+    for operator in ("gather", "scatter"):
+        assert {x: c for x, c in table[operator]["float32"].items() if c > 1e-9} == pytest.approx(
+            {"product": 1e-5, "listed": 0.05}, rel=1e-3
+        )
 
 
 def test_no_cost_is_below_zero():

@@ -45,6 +45,7 @@ def sizes(lists, slots, n, columns, fraction, matrices=1):
         "far": entries * columns * _outside(4.0 * matrices * n * columns),
         "spread": entries * columns * _outside(4.0 * lists * columns),
         "lists": float(lists),
+        "listed": float(entries),
         "slots": float(lists * slots),
         "columns": float(lists * columns),
         "rows": float(lists * n),
