@@ -302,14 +302,11 @@ Time time_of(Call call) {
   return {many[7], many[11] - many[3], single[15]};
 }
 
-void say(const char* name, const Time& t, double baseline, double bytes) {
+void say(const char* name, const Time& t, double bytes) {
   std::printf("  %-28s %8.1f us (+-%.1f, alone %.1f)  %6.2f TB/s", name, t.each, t.spread / 2, t.alone,
               bytes / t.each * 1e-6);
-  if (baseline > 0) std::printf("  SparseSpikes %.1f: %.2fx", baseline, baseline / t.each);
   std::printf("\n");
 }
-
-double logs[3] = {};
 
 template <int kLanes, int kAhead, int kThreads, class Lists, class A, class M>
 void try_sums(const char* name, const Lists& lists, const Sums<A, M>& z, std::initializer_list<int> all_each, int alone,
@@ -319,7 +316,7 @@ void try_sums(const char* name, const Lists& lists, const Sums<A, M>& z, std::in
     char line[128];
     std::snprintf(line, sizeof line, "%s l%d a%d t%d e%d", name, kLanes, kAhead, kThreads, each);
     say(line, time_of([&] { return launch_sums<Lists, A, M, true, kLanes, kAhead, kThreads>(lists, z, d, nullptr); }),
-        0, bytes);
+        bytes);
   }
 }
 
@@ -328,7 +325,7 @@ void try_rows(const Inverted<A>& lists, const Sums<A, A>& z, int each, double by
   const Deal d{kLanes, each, kThreads / kLanes * each, 512};
   char line[128];
   std::snprintf(line, sizeof line, "rows l%d a%d t%d e%d", kLanes, kAhead, kThreads, each);
-  say(line, time_of([&] { return launch_rows<A, true, kLanes, kAhead, kThreads, false>(lists, z, d, nullptr); }), 0,
+  say(line, time_of([&] { return launch_rows<A, true, kLanes, kAhead, kThreads, false>(lists, z, d, nullptr); }),
       bytes);
 }
 
@@ -344,7 +341,7 @@ void try_all(const char* name, const Lists& lists, const Sums<A, M>& z, std::ini
   try_sums<32, 4, 256>(name, lists, z, all_each, 512, bytes);
 }
 
-void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double* baseline, bool tune) {
+void run_size(int64_t n, int64_t c, int64_t batch, double activity, bool tune) {
   std::mt19937 r(3);
   std::vector<float> state(batch * n), matrix(n * c), g(batch * c);
   for (auto& x : state) x = float(r()) / 4294967296.f;
@@ -387,31 +384,28 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
   const Time times[3] = {time_of([&] { return ops_gather(gather, nullptr); }),
                          time_of([&] { return ops_scatter(scatter, false, scratch.at, nullptr); }),
                          time_of([&] { return ops_dots(dots, nullptr); })};
-  const auto is = [&](int k) { return baseline ? baseline[k] : 0; };
-  say("gather", times[0], is(0), read + result);
-  say("scatter", times[1], is(1), read + row * double(n));
-  say("dots", times[2], is(2), read_all + result);
-  if (baseline)
-    for (int k = 0; k < 3; ++k) logs[k] += std::log(baseline[k] / times[k].each);
-  say("spikes", time_of([&] { return ops_spikes(spikes, nullptr); }), 0, 4. * double(n * batch));
-  say("gather bf16", time_of([&] { return ops_gather(gather_half, nullptr); }), 0, read / 2 + result);
-  say("dots bf16", time_of([&] { return ops_dots(dots_half, nullptr); }), 0, read_all / 2 + result);
+  say("gather", times[0], read + result);
+  say("scatter", times[1], read + row * double(n));
+  say("dots", times[2], read_all + result);
+  say("spikes", time_of([&] { return ops_spikes(spikes, nullptr); }), 4. * double(n * batch));
+  say("gather bf16", time_of([&] { return ops_gather(gather_half, nullptr); }), read / 2 + result);
+  say("dots bf16", time_of([&] { return ops_dots(dots_half, nullptr); }), read_all / 2 + result);
   Inverted<float> inverted;
   arrange(scatter, scratch.at, inverted);
   if (inverted.words) {
-    say("scatter: marks", time_of([&] { return launch_marks(inverted, nullptr); }), 0, 8 * n_spikes);
+    say("scatter: marks", time_of([&] { return launch_marks(inverted, nullptr); }), 8 * n_spikes);
     check(launch_marks(inverted, nullptr));
     say("scatter: collect", time_of([&] {
           // as if nothing had been taken yet; no more than a launch
           const cudaError_t error = cudaMemsetAsync(inverted.taken, 0, 4, nullptr);
           return error == cudaSuccess ? launch_collect(inverted, nullptr) : error;
         }),
-        0, 8 * n_spikes);
+        8 * n_spikes);
   }
   const auto say_turned = [&](const char* name, const Time& t, double bytes, double direct) {
     char line[128];
     std::snprintf(line, sizeof line, "%s (%.2f of direct)", name, t.each / direct);
-    say(line, t, 0, bytes);
+    say(line, t, bytes);
   };
   const double all = row * double(n);
   for (const Way way : {Way::few, Way::whole, Way::walk}) {
@@ -429,13 +423,11 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
     say_turned(
         (std::string("scatter turned") + (whole ? " whole" : "") + (whole == small<float>(z) ? "*" : "")).c_str(),
         time_of([&] { return scatter_of(scatter, true, whole, scratch.at, nullptr); }), read + all, times[1].each);
-  say("turn the matrix round", time_of([&] { return launch_turn(d_matrix.at, rows.at, 1, c, n, nullptr); }), 0,
-      2 * all);
-  say("scatter: invert", time_of([&] { return launch_invert(inverted, nullptr); }), 0, 8 * n_spikes);
-  say("scatter: rows", time_of([&] { return rows_of<float, 512, false>(inverted, sums_of(scatter), nullptr); }), 0,
+  say("turn the matrix round", time_of([&] { return launch_turn(d_matrix.at, rows.at, 1, c, n, nullptr); }), 2 * all);
+  say("scatter: invert", time_of([&] { return launch_invert(inverted, nullptr); }), 8 * n_spikes);
+  say("scatter: rows", time_of([&] { return rows_of<float, 512, false>(inverted, sums_of(scatter), nullptr); }),
       read + row * double(n));
-  say("zeros of the matrix's size", time_of([&] { return cudaMemsetAsync(rows.at, 0, 4 * n * c); }), 0,
-      row * double(n));
+  say("zeros of the matrix's size", time_of([&] { return cudaMemsetAsync(rows.at, 0, 4 * n * c); }), row * double(n));
   if (!tune) return;
   try_all("gather", lists_of(gather), sums_of(gather), {1, 2, 4}, read + result);
   for (const int each : {1, 2, 4, 8, 16}) {
@@ -443,8 +435,8 @@ void run_size(int64_t n, int64_t c, int64_t batch, double activity, const double
     try_rows<32, 8, 512>(inverted, sums_of(scatter), each, read + row * double(n));
     try_rows<32, 4, 512>(inverted, sums_of(scatter), each, read + row * double(n));
   }
-  say("dots l8", time_of([&] { return launch_dots<float, float, true, 8>(dots, nullptr); }), 0, read_all + result);
-  say("dots l32", time_of([&] { return launch_dots<float, float, true, 32>(dots, nullptr); }), 0, read_all + result);
+  say("dots l8", time_of([&] { return launch_dots<float, float, true, 8>(dots, nullptr); }), read_all + result);
+  say("dots l32", time_of([&] { return launch_dots<float, float, true, 32>(dots, nullptr); }), read_all + result);
 }
 
 }  // namespace
@@ -456,19 +448,13 @@ int main(int argc, char** argv) {
   const std::string word = argc > 1 ? argv[1] : "";
   if (word == "check") return check_all();
   if (argc == 5) {
-    run_size(std::atoll(argv[1]), std::atoll(argv[2]), std::atoll(argv[3]), std::atof(argv[4]), nullptr, true);
+    run_size(std::atoll(argv[1]), std::atoll(argv[2]), std::atoll(argv[3]), std::atof(argv[4]), true);
     return 0;
   }
   const int failed = word == "tune" || word == "times" ? 0 : check_all();
-  // What SparseSpikes' kernels took on an H100: forward, weight gradient, spike gradient.
-  const double baselines[5][3] = {
-      {16.6, 32.3, 73.8}, {23.4, 53.6, 69.6}, {60.7, 125.7, 210.6}, {191.5, 245.4, 738.6}, {185.9, 561.3, 755.2}};
   const int64_t shapes[5][3] = {
       {1024, 256, 1024}, {1024, 1024, 1024}, {4096, 4096, 256}, {8192, 8192, 32}, {8192, 8192, 256}};
   const double activities[5] = {0.035, 0.02, 0.01, 0.01, 0.01};
-  for (int k = 0; k < 5; ++k)
-    run_size(shapes[k][0], shapes[k][1], shapes[k][2], activities[k], baselines[k], word == "tune");
-  std::printf("geometric mean against SparseSpikes: forward %.2fx, weight gradient %.2fx, spike gradient %.2fx\n",
-              std::exp(logs[0] / 5), std::exp(logs[1] / 5), std::exp(logs[2] / 5));
+  for (int k = 0; k < 5; ++k) run_size(shapes[k][0], shapes[k][1], shapes[k][2], activities[k], word == "tune");
   return failed;
 }
