@@ -57,7 +57,7 @@ def draw(rows, path, title):
     activities, sizes, panels = every["plain float32"]
     batches = sorted({batch for _, batch in panels})
     # inches: labels on the left, the scale on the right
-    left, right, height = 0.8, 1.0, 6.6
+    left, right, height = 0.8, 1.35, 6.6
     width = left + right + 1.75 * len(batches)
     shared = {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(len(NAMES), len(batches), figsize=(width, height), **shared)
@@ -91,7 +91,7 @@ def draw(rows, path, title):
     figure.supxlabel("rows and columns of the matrix", fontsize=10, y=0.01)
     figure.suptitle(title, fontsize=11, y=0.99)
     figure.subplots_adjust(left=left / width, right=1 - right / width, top=0.87, bottom=0.13, wspace=0.08, hspace=0.08)
-    bar = figure.colorbar(picture, cax=figure.add_axes((1 - 0.8 / width, 0.2, 0.15 / width, 0.6)), extend="both")
+    bar = figure.colorbar(picture, cax=figure.add_axes((1 - 1.15 / width, 0.2, 0.15 / width, 0.6)), extend="both")
     bar.set_ticks(range(-LIMIT + 1, LIMIT, 2), labels=[f"{2.0**x:g}" for x in range(-LIMIT + 1, LIMIT, 2)])
     bar.set_label("sparse is so many times as fast as dense float32", fontsize=9)
     from matplotlib.lines import Line2D
