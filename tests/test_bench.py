@@ -104,6 +104,16 @@ def test_what_takes_too_long_is_left_out(monkeypatch):
     assert said == ["2 timings left out: above 0 ms, or no time left for them"]
 
 
+@needs_kernels
+def test_a_dense_product_is_timed_for_short_lists_and_for_long_ones():
+    points = [Point("gather", 16, 8, 4, activity) for activity in (0.05, 0.07, 0.2, 0.3)]
+    rows = list(bench.measure(points, ("sparse", "float32"), print))
+    timed_at = {way: [row["timed_at"] for row in rows if row["way"] == way] for way in ("sparse", "float32")}
+    assert timed_at == {"sparse": [0.05, 0.07, 0.2, 0.3], "float32": [0.05, 0.05, 0.2, 0.2]}
+    dense = [row["us"] for row in rows if row["way"] == "float32"]
+    assert dense[0] == dense[1] and dense[2] == dense[3]
+
+
 def test_without_kernels_there_is_nothing_to_time(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "available", lambda name: "no compiled library")
     with pytest.raises(RanvierError, match="bench: no compiled library; needs compiled sparse operators to time"):
