@@ -76,7 +76,7 @@ struct DenseCall {
   DenseWord word;
   int64_t piece;         // lists that are computed at a time
   int64_t parts;         // of the matrix, which is their sum; 1 unless the word is split
-  int64_t row;           // from a row of the matrix to the next; what stands between is 0
+  int64_t row;           // from a row of the matrix to the next; of 16 bits, what stands between is 0
   int64_t high;          // rows of the matrix, those behind N are 0
   bool turned;           // of gather: the matrix is (C, N)
   const float* values;   // (Q, R, S), not of dots
